@@ -1,0 +1,413 @@
+"""The training loop: draw clips, take a step, keep a checkpoint that continues exactly.
+
+Every random decision of step n comes from a generator seeded with (seed, n), so a run that was
+interrupted and resumed is the run that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
+from tqdm import tqdm
+
+from corrlib import __version__
+from corrlib.clip_sampler import ClipConfig, ClipSampler
+from corrlib.colour import ColourQuantiser, rgb_to_lab
+from corrlib.corrflow import CorrFlow, CorrFlowConfig, save_weights
+from corrlib.device import choose_device, choose_precision
+from corrlib.errors import InputError
+from corrlib.files import atomic_path
+from corrlib.frames import FrameCache
+from corrlib.geometry import to_float
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training run. The defaults are the published schedule.
+
+    Attributes:
+        model, clips: the method and its data.
+        batch: clips per step.
+        optimiser: ``adam`` (published) or ``adamw``.
+        learning_rate: at the start.
+        weight_decay: of AdamW.
+        halve_at: numbers of clips after which the learning rate is halved; where empty, it falls
+            linearly to zero over the run.
+        steps: length of the run.
+        seed: of everything.
+    """
+
+    model: CorrFlowConfig = CorrFlowConfig()
+    clips: ClipConfig = ClipConfig()
+    batch: int = 6
+    optimiser: str = "adam"
+    learning_rate: float = 2e-4
+    weight_decay: float = 0.0
+    halve_at: tuple[int, ...] = (400_000, 600_000, 800_000, 1_000_000)
+    steps: int = 200_000
+    seed: int = 0
+
+
+_LAPTOP = TrainingConfig(
+    model=CorrFlowConfig(
+        encoder="resnet18-stride8",
+        unit_features=True,
+        temperature=0.07,
+        dropout=0.9,
+        pairs=((0, 1), (1, 0)),
+        loss_stride=4,
+        lab_weight=1.0,
+    ),
+    clips=ClipConfig(gap=(1, 8), crop=0.7, flip=0.5),
+    batch=4,
+    optimiser="adamw",
+    learning_rate=3e-4,
+    weight_decay=1e-4,
+    halve_at=(),
+    steps=2_500,
+)
+
+PROFILES = {
+    "published": TrainingConfig(),
+    "laptop": _LAPTOP,
+    "gpu": replace(_LAPTOP, batch=32, learning_rate=1e-3, steps=20_000),
+    "fast": replace(_LAPTOP, clips=replace(_LAPTOP.clips, size=64), batch=2, steps=4),
+}
+"""``laptop`` is a recipe for 15 CPU minutes, ``gpu`` the same in larger batches, ``fast`` shows in
+seconds that everything runs: its figures mean nothing."""
+
+
+class Record(NamedTuple):
+    """One line of the log: means over the steps since the last one."""
+
+    step: int
+    seconds: float
+    total: float
+    colour: float
+    lab: float
+    learning_rate: float
+
+
+@dataclass
+class Progress:
+    """How far a run has come. ``waiting`` are the losses ``(3,)`` of the steps not logged yet."""
+
+    step: int = 0
+    seconds: float = 0.0
+    history: list[Record] = field(default_factory=list)
+    waiting: list[torch.Tensor] = field(default_factory=list)
+
+
+class Trainer:
+    """Fits a CorrFlow model to the frames of a cache.
+
+    Args:
+        config: the run.
+        cache: decoded frames.
+        folder: where ``run.json``, ``log.csv``, ``checkpoint.pt`` and ``weights.safetensors`` go.
+        minutes: stop after this much training time, however few steps that is; the learning rate
+            then falls over the time instead of the steps.
+        device, precision: see :mod:`corrlib.device`.
+        resume: continue from the folder's checkpoint. Without it, a folder that holds one is an
+            :class:`InputError`, so that no run is overwritten by accident.
+        checkpoint_seconds: time between checkpoints.
+    """
+
+    LOG_EVERY = 20
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        cache: FrameCache,
+        folder: str | Path,
+        *,
+        minutes: float | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        resume: bool = False,
+        checkpoint_seconds: float = 60.0,
+    ):
+        if config.steps < 1 or config.batch < 1:
+            raise InputError(
+                f"expected at least 1 step and 1 clip a step, got {config.steps} and {config.batch}"
+            )
+        if minutes is not None and not minutes > 0:
+            raise InputError(f"expected more than 0 minutes of training, got {minutes}")
+        self.config = config
+        self.cache = cache
+        self.folder = Path(folder)
+        self.minutes = minutes
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.checkpoint_seconds = checkpoint_seconds
+        self.sampler = ClipSampler(cache, config.clips)
+        self.progress = Progress()
+        self.model = CorrFlow(config.model, self._generator(-1))
+        if not resume:
+            if self.checkpoint.exists():
+                raise InputError(
+                    f"{self.folder} already holds a run; continue it with --resume or choose "
+                    "another folder"
+                )
+            self.model.quantiser = self._fit_colours()
+        self.model.to(self.device, memory_format=torch.channels_last).train()
+        make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        if config.optimiser not in make:
+            raise InputError(f"expected the optimiser adam or adamw, got {config.optimiser!r}")
+        self.optimiser = make[config.optimiser](
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.precision == torch.float16
+        )
+        if resume:
+            self._load()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, 0 to 1: of the steps, or of the minutes where given."""
+        if self.minutes is None:
+            return self.progress.step / self.config.steps
+        return min(1.0, self.progress.seconds / (60 * self.minutes))
+
+    def run(
+        self,
+        on_record: Callable[[Record], None] | None = None,
+        progress: bool = True,
+        stop_after: int | None = None,
+    ) -> bool:
+        """Train to the end; ``True`` when it was reached.
+
+        SIGINT or SIGTERM ends the run after the step in progress, with a checkpoint, and returns
+        ``False``; so does reaching ``stop_after`` steps.
+
+        Args:
+            on_record: called with every line of the log, for live plots.
+            progress: show a progress bar.
+            stop_after: the step to stop at, for splitting a run into sessions.
+        """
+        self._describe()
+        saved = time.monotonic()
+        timed = self.minutes is not None
+        total = round(60 * self.minutes) if timed else self.config.steps
+
+        def done() -> int:
+            return min(total, int(self.progress.seconds) if timed else self.progress.step)
+
+        with (
+            _interruption() as interrupted,
+            tqdm(
+                total=total,
+                initial=done(),
+                unit="s" if timed else "step",
+                desc="training",
+                disable=not progress,
+            ) as bar,
+        ):
+            while self.share < 1 and self.progress.step != stop_after and not interrupted():
+                started = time.monotonic()
+                self.progress.waiting.append(self._step())
+                self.progress.step += 1
+                self.progress.seconds += time.monotonic() - started
+                if len(self.progress.waiting) == self.LOG_EVERY or self.share >= 1:
+                    record = self._record()
+                    bar.set_postfix(loss=f"{record.total:.3f}", lr=f"{record.learning_rate:.1e}")
+                    if on_record:
+                        on_record(record)
+                bar.update(done() - bar.n)
+                if time.monotonic() - saved > self.checkpoint_seconds:
+                    self._save()
+                    saved = time.monotonic()
+        self._save()
+        if self.share < 1:
+            return False
+        save_weights(self.model, self.weights, **self.description())
+        return True
+
+    def description(self) -> dict:
+        """What produced these weights: configuration, data, versions, how long."""
+        return {
+            "training": asdict(self.config),
+            "minutes": self.minutes,
+            "steps_done": self.progress.step,
+            "seconds": round(self.progress.seconds, 1),
+            "videos": len(self.cache.names),
+            "frames": self.cache.frames,
+            "skipped": len(self.cache.skipped),
+            "device": str(self.device),
+            "precision": str(self.precision).removeprefix("torch."),
+            "versions": {
+                "corrlib": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+            },
+            "commit": _commit(),
+        }
+
+    def _step(self) -> torch.Tensor:
+        """One step of the optimiser; returns the losses ``(3,)``, still on the device."""
+        generator = self._generator(self.progress.step)
+        clips = self.sampler(self.config.batch, generator).to(self.device, non_blocking=True)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        losses = self.model.loss(to_float(clips), generator, self.precision)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(losses.total).backward()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return torch.stack(losses).detach()
+
+    def _learning_rate(self) -> float:
+        if self.config.halve_at:
+            seen = self.progress.step * self.config.batch
+            return self.config.learning_rate * 0.5 ** sum(seen >= at for at in self.config.halve_at)
+        return self.config.learning_rate * (1 - self.share)
+
+    def _record(self) -> Record:
+        means = torch.stack(self.progress.waiting).mean(dim=0).tolist()
+        self.progress.waiting = []
+        if not all(map(math.isfinite, means)):
+            raise InputError(
+                f"the loss became {means[0]} at step {self.progress.step}; "
+                "lower the learning rate or use --precision fp32"
+            )
+        learning_rate = self.optimiser.param_groups[0]["lr"]
+        record = Record(self.progress.step, self.progress.seconds, *means, learning_rate)
+        self.progress.history.append(record)
+        return record
+
+    def _generator(self, step: int) -> torch.Generator:
+        """The generator of one step; step -1 draws the initial weights, -2 the colours."""
+        return torch.Generator().manual_seed(self.config.seed * 1_000_000_007 + step + 2)
+
+    def _fit_colours(self, frames: int = 256, pixels: int = 256) -> ColourQuantiser:
+        generator = self._generator(-2)
+        sample = self.sampler(-(-frames // self.config.clips.length), generator).flatten(0, 1)
+        lab = rgb_to_lab(to_float(sample)).flatten(2)[:, 1:]  # (frames, 2, pixels of a frame)
+        chosen = torch.randint(lab.shape[2], (pixels,), generator=generator)
+        return ColourQuantiser.fit(lab[:, :, chosen].transpose(1, 2).reshape(-1, 2), generator)
+
+    def _describe(self) -> None:
+        about = self.description() | {"command": sys.argv, "names": list(self.cache.names)}
+        about["skipped"] = list(self.cache.skipped)
+        with atomic_path(self.folder / "run.json") as path:
+            path.write_text(json.dumps(about, indent=1))
+
+    def _save(self) -> None:
+        state = {
+            "config": _as_json(self.config, self.minutes),
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.progress.step,
+            "seconds": self.progress.seconds,
+            "history": [list(record) for record in self.progress.history],
+            "waiting": self.progress.waiting,
+        }
+        with atomic_path(self.checkpoint) as path:
+            torch.save(state, path)
+        with atomic_path(self.folder / "log.csv") as path, path.open("w", newline="") as file:
+            csv.writer(file).writerows([Record._fields, *self.progress.history])
+
+    def _load(self) -> None:
+        if not self.checkpoint.is_file():
+            raise InputError(f"expected a checkpoint to resume in {self.folder}, found none")
+        try:
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            config, wanted = json.loads(state["config"]), _as_json(self.config, self.minutes)
+            if config != json.loads(wanted):
+                different = sorted(_differences(config, json.loads(wanted)))
+                raise InputError(
+                    f"the run in {self.folder} was started with other settings "
+                    f"({', '.join(different)}); resume it with the same ones"
+                )
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.scaler.load_state_dict(state["scaler"])
+            history = [Record(*record) for record in state["history"]]
+            self.progress = Progress(
+                state["step"], state["seconds"], history, state["waiting"]
+            )
+        except InputError:
+            raise
+        except Exception as error:  # whatever unpickling meets in a broken or foreign file
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"the checkpoint {self.checkpoint} cannot be read ({reason}); "
+                "remove it to start again"
+            ) from error
+
+
+@contextmanager
+def _interruption() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a flag; the second acts as usual."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    caught = []
+    before = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def catch(number: int, frame: object) -> None:
+        caught.append(number)
+        restore()
+
+    if threading.current_thread() is threading.main_thread():  # handlers exist only there
+        before = {number: signal.signal(number, catch) for number in signals}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        restore()
+
+
+def _as_json(config: TrainingConfig, minutes: float | None) -> str:
+    return json.dumps(asdict(config) | {"minutes": minutes})
+
+
+def _differences(one: dict, other: dict, prefix: str = "") -> Iterator[str]:
+    """Names of the settings in which two nested configurations differ."""
+    for name in one.keys() | other.keys():
+        here, there = one.get(name), other.get(name)
+        if isinstance(here, dict) and isinstance(there, dict):
+            yield from _differences(here, there, f"{name}.")
+        elif here != there:
+            yield f"{prefix}{name}"
+
+
+def _commit() -> str | None:
+    """The commit this code was checked out at, if it lies in a git checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
