@@ -22,6 +22,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
 
 setup: $(STAMP) ## make .venv with the tested versions (Linux: 2.6 GB to fetch, 6 GB on disk)
+	@echo "$(VENV) is ready: make tour, make lab, make test."
 
 tour: $(STAMP) ## train on the shipped clips, carry masks through one, report in outputs/tour
 	@$(RUN) -m corrlib tour
@@ -55,4 +56,3 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV); }
 	@$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@printf '%s\n' "$(CURDIR)" > $(STAMP)
-	@echo "Ready. Next: make tour, make test or make lab."

@@ -112,13 +112,17 @@ def transport(
     Returns:
         ``(B, D, h', w')``.
     """
-    if values.dim() == 4:
-        values = values.unsqueeze(1)
-    if values.dim() != 5 or affinity.dim() not in (3, 4):
+    if (
+        values.dim() not in (4, 5)
+        or affinity.dim() not in (3, 4)
+        or values.shape[0] != affinity.shape[0]
+    ):
         raise InputError(
             "expected values (B, D, h, w) or (B, R, D, h, w) and affinity (B, R·h·w, n_tar) or "
             f"(B, R·(2M+1)², h, w), got {tuple(values.shape)} and {tuple(affinity.shape)}"
         )
+    if values.dim() == 4:
+        values = values.unsqueeze(1)
     count, _, height, width = values.shape[1:]
     if affinity.dim() == 3:
         return _transport_full(values, affinity, size or (height, width))
@@ -181,19 +185,18 @@ class _ExcludeOutside(torch.autograd.Function):
 
 def _as_references(reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Check shapes and return the reference as ``(B, R, C, h, w)``."""
-    if reference.dim() == 4:
-        reference = reference.unsqueeze(1)
+    references = reference.unsqueeze(1) if reference.dim() == 4 else reference
     if (
-        reference.dim() != 5
+        references.dim() != 5
         or target.dim() != 4
-        or reference.shape[0] != target.shape[0]
-        or reference.shape[2] != target.shape[1]
+        or references.shape[0] != target.shape[0]
+        or references.shape[2] != target.shape[1]
     ):
         raise InputError(
             "expected reference (B, C, h, w) or (B, R, C, h, w) and target (B, C, h, w), "
             f"got {tuple(reference.shape)} and {tuple(target.shape)}"
         )
-    return reference
+    return references
 
 
 def _check_temperature(temperature: float) -> None:

@@ -106,7 +106,9 @@ class ColourQuantiser(nn.Module):
         a, b = lab[..., 1, :, :], lab[..., 2, :, :]
         # |x - c|² without |x|², which is the same for every centroid.
         centroids = self.centroids.to(lab)
-        distance = torch.stack([ca * ca / 2 + cb * cb / 2 - a * ca - b * cb for ca, cb in centroids])
+        distance = torch.stack(
+            [ca * ca / 2 + cb * cb / 2 - a * ca - b * cb for ca, cb in centroids]
+        )
         return distance.argmin(dim=0)
 
     def one_hot(self, labels: torch.Tensor) -> torch.Tensor:

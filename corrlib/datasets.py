@@ -1,4 +1,7 @@
-"""Where videos and annotations lie on disk: DAVIS for evaluation, any video for training."""
+"""Sources of video: DAVIS for evaluation, any video for training, and made-up clips.
+
+The generator of made-up clips lives in ``corrlib.synthetic``; it is offered here, too.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from torch import Tensor
 
 from corrlib.errors import InputError
 from corrlib.masks import VOID, read_mask
+from corrlib.synthetic import SyntheticClip, synthetic_clip
 from corrlib.video import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -19,6 +23,8 @@ from corrlib.video import (
     natural_key,
     open_video,
 )
+
+__all__ = ["Sequence", "SyntheticClip", "davis", "synthetic_clip", "video_paths"]
 
 # -- DAVIS ---------------------------------------------------------------------------------------
 

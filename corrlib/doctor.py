@@ -66,10 +66,10 @@ class Check:
 
 
 def check_python() -> Check:
-    detail = f"{platform.python_version()} on {platform.platform(terse=True)} {platform.machine()}"
+    detail = f"{platform.python_version()} on {platform.platform()}"
     if sys.version_info < MINIMUM_PYTHON:
-        wanted = ".".join(map(str, MINIMUM_PYTHON))
-        return Check("python", "fail", detail, f"install Python {wanted} or newer, then set up anew")
+        remedy = f"install Python {'.'.join(map(str, MINIMUM_PYTHON))} or newer, then set up anew"
+        return Check("python", "fail", detail, remedy)
     return Check("python", "ok", detail)
 
 
@@ -86,15 +86,13 @@ def check_torchvision() -> Check:
         torch = import_module("torch")
         # Some versions only warn when the compiled part does not load: use it.
         torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
-    except ModuleNotFoundError as error:
-        return Check("torchvision", "fail", str(error), INSTALL)
     except Exception as error:
-        detail = f"{type(error).__name__}: {error}"
-        if WRONG_BUILD in str(error):
-            detail = (
-                f"{WRONG_BUILD}: torchvision {_version('torchvision')} was built for another torch "
-                f"than the {_version('torch')} beside it"
-            )
+        if WRONG_BUILD not in str(error):
+            raise
+        detail = (
+            f"{WRONG_BUILD}: torchvision {_version('torchvision')} was built for another kind of "
+            f"torch than the {_version('torch')} beside it"
+        )
         return Check("torchvision", "fail", detail, REINSTALL_PAIR)
 
     from packaging.requirements import Requirement
@@ -143,8 +141,9 @@ def check_device() -> Check:
 
 def check_package(distribution: str) -> Check:
     module = import_module(PACKAGES[distribution])
-    # OpenCV and conda's builds go by other distribution names: ask the module first.
-    version = getattr(module, "__version__", None) or _version(distribution)
+    version = _version(distribution)
+    if version == "unknown":  # conda's OpenCV, for one, goes by another name
+        version = getattr(module, "__version__", version)
     return _with_lower_bound(Check(distribution, "ok", version), distribution, version)
 
 
@@ -187,9 +186,7 @@ def check_video() -> Check:
     file.seek(0)
     with av.open(file) as container:
         decoder = container.streams.video[0].codec_context.codec.name
-        means = [
-            frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)
-        ]
+        means = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
     detail = f"av {av.__version__} writes h264 with {encoder} and reads it with {decoder}"
     if len(means) != 3 or any(abs(m - level) > 10 for m, level in zip(means, levels, strict=True)):
         return Check("video", "fail", f"{detail}, but three frames come back changed", INSTALL)
@@ -299,7 +296,8 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
     except ModuleNotFoundError as error:
         return Check(name, "fail", str(error), INSTALL)
     except Exception as error:
-        return Check(name, "fail", f"{type(error).__name__}: {error}", INSTALL)
+        remedy = REINSTALL_PAIR if name in {"torch", "torchvision", "device"} else INSTALL
+        return Check(name, "fail", f"{type(error).__name__}: {error}", remedy)
 
 
 def _version(distribution: str) -> str:

@@ -106,13 +106,18 @@ def make_encoder(name: str, generator: torch.Generator) -> Encoder:
 def load_trunk(encoder: Encoder, state: dict[str, torch.Tensor]) -> list[str]:
     """Copy the entries of a torchvision ResNet-18 state dict that fit; returns those names.
 
-    The classifier, and layers that an encoder does not share, are left out; that nothing at all
-    fits is an :class:`InputError`.
+    The classifier, and layers that an encoder does not share, are left out; that conv1 to layer3,
+    which every encoder has, do not all fit is an :class:`InputError`.
     """
     own = encoder.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if not any(name.startswith("layer") for name in fitting):
-        raise InputError("expected the state dict of a ResNet-18, none of its layers fit")
+    shared = [k for k in own if not k.startswith(("layer4", "head")) and "num_batches" not in k]
+    missing = [k for k in shared if k not in fitting]
+    if missing:
+        raise InputError(
+            f"expected the state dict of a ResNet-18, {len(missing)} of {len(shared)} entries are "
+            f"absent or of another shape, the first {missing[0]}"
+        )
     encoder.load_state_dict(fitting, strict=False)
     return sorted(fitting)
 

@@ -70,7 +70,9 @@ class ReferenceMemory:
         strip = (tiles_y * TILE + 2 * radius_y) * (TILE + 2 * radius_x) * channels
         scores = tiles_x * TILE * TILE * window
         borders = min(tiles_y, 2 * -(-radius_y // TILE) + 1)
-        references = (1 + latest) * (item * (tiles_x * strip + scores) + 4 * height * width * labels)
+        references = (1 + latest) * (
+            item * (tiles_x * strip + scores) + 4 * height * width * labels
+        )
         return references + borders * scores * item
 
     def add(self, features: torch.Tensor, labels: torch.Tensor) -> None:

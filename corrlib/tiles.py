@@ -32,7 +32,8 @@ import torch.nn.functional as F
 
 TILE = 8
 WORKSPACE_BYTES = 64 * 2**20
-"""Upper bound of the temporary memory of one call, beyond its inputs and its result."""
+"""Upper bound of the temporary memory of one call, beyond its inputs and its result; the least
+that can be worked on is one tile with its window."""
 
 
 def correlate(target: torch.Tensor, reference: torch.Tensor, radius: int) -> torch.Tensor:
@@ -75,6 +76,8 @@ class _Correlate(torch.autograd.Function):
             for row in part.rows():
                 tile = torch.bmm(row.target_tiles(target), row.window(windows).transpose(1, 2))
                 row.read_band(tile, scores)
+                del tile  # or two would be alive while the next is computed
+            del windows
         return scores
 
     @staticmethod
@@ -100,6 +103,7 @@ class _Gather(torch.autograd.Function):
             for row in part.rows():
                 row.write_band(scores, band)
                 row.write_targets(torch.bmm(band, row.window(windows)), gathered)
+            del windows, band
         return gathered
 
     @staticmethod
@@ -126,6 +130,7 @@ class _Splat(torch.autograd.Function):
                 row.write_band(scores, band)
                 row.window(windows).add_(torch.bmm(band.transpose(1, 2), row.target_tiles(values)))
             part.add_windows(windows, result)
+            del windows, band
         return result
 
     @staticmethod
@@ -167,8 +172,8 @@ class _Plan:
         and the padded map they are cut from or the products that are added to them.
         """
         item = self.like.element_size()
-        # A tile needs its share of a strip, plus its (64, window) scores.
-        scores = TILE * TILE * self.window_y * self.window_x
+        # A tile needs its share of a strip, plus its (64, window) scores and its targets' values.
+        scores = TILE * TILE * (self.window_y * self.window_x + channels)
 
         def bytes_of(samples: int, rows: int, columns: int) -> int:
             strip = (rows * TILE + 2 * self.radius_y) * self.window_x * channels
@@ -181,7 +186,9 @@ class _Plan:
             while rows < self.tiles_y and bytes_of(1, rows + 1, columns) <= WORKSPACE_BYTES:
                 rows += 1
         if rows == self.tiles_y:
-            while samples < self.samples and bytes_of(samples + 1, rows, columns) <= WORKSPACE_BYTES:
+            while (
+                samples < self.samples and bytes_of(samples + 1, rows, columns) <= WORKSPACE_BYTES
+            ):
                 samples += 1
         for n in range(0, self.samples, samples):
             for r in range(0, self.tiles_y, rows):

@@ -349,9 +349,7 @@ class Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
             self.scaler.load_state_dict(state["scaler"])
             history = [Record(*record) for record in state["history"]]
-            self.progress = Progress(
-                state["step"], state["seconds"], history, state["waiting"]
-            )
+            self.progress = Progress(state["step"], state["seconds"], history, state["waiting"])
         except InputError:
             raise
         except Exception as error:  # whatever unpickling meets in a broken or foreign file

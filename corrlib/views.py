@@ -1,0 +1,427 @@
+"""Figures of the notebooks and reports.
+
+Every function returns a matplotlib ``Figure`` that belongs to no global state: it is not drawn
+twice and needs no closing. :func:`show` turns one into a picture with a text alternative.
+
+Pictures are ``(3, H, W)``, uint8 or float in [0, 1]; maps ``(H, W)``. Colours hold for
+colour-blind readers: viridis, magma, and the Okabe-Ito set for lines.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+import torch
+from IPython.display import Image
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from PIL import Image as PillowImage
+
+from corrlib.affinity import full_affinity
+from corrlib.errors import InputError
+from corrlib.masks import overlay
+
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv*X"
+LINE_STYLES = ("-", "--", "-.", ":")
+WIDTH = 8.6  # inches; at DPI a little less than the column of a notebook
+DPI = 90
+BITS = 5  # kept of each colour channel in a saved picture; halves the size of photographs
+
+_OUTLINE = [withStroke(linewidth=3.5, foreground="black")]
+
+
+def show(figure: Figure, alt: str) -> Image:
+    """The figure as a PNG for a notebook, with the text that stands for it where it is not seen.
+
+    Raises:
+        InputError: an empty ``alt``.
+    """
+    if not alt.strip():
+        raise InputError("expected alt to say what the figure shows, got an empty text")
+    return Image(data=png(figure), format="png", alt=alt)
+
+
+def png(figure: Figure, small: bool = True) -> bytes:
+    """The figure as PNG bytes: small with colours rounded to ``BITS`` bits, or else quickly."""
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    if small:
+        levels = 2**BITS - 1
+        pixels = (pixels.astype(np.uint16) * levels + 127) // 255 * 255 // levels
+    buffer = io.BytesIO()
+    picture = PillowImage.fromarray(pixels.astype(np.uint8))
+    picture.save(buffer, format="png", compress_level=9 if small else 1)
+    return buffer.getvalue()
+
+
+def images(
+    images: Mapping[str, torch.Tensor],
+    columns: int | None = None,
+    cmap: str = "viridis",
+    label: str | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """A grid of titled pictures ``(3, H, W)`` and maps ``(H, W)``.
+
+    Args:
+        images: title -> picture or map.
+        columns: pictures per row, at most 4 by default.
+        cmap: of the maps.
+        label: what the maps' values are, with units; written at their colour bars.
+        limits: values at the ends of the colour bars; by default each map's own.
+    """
+    if not images:
+        raise InputError("expected at least one picture to show, got none")
+    columns = min(columns or 4, len(images))
+    first = next(iter(images.values()))
+    figure, axes = _grid(len(images), columns, _aspect(first))
+    for axis, (title, image) in zip(axes, images.items(), strict=False):
+        axis.set_title(title, fontsize=10)
+        if image.dim() == 3:
+            axis.imshow(_rgb(image))
+            continue
+        low, high = limits or (None, None)
+        drawn = axis.imshow(_numpy(image), cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+        _colour_bar(figure, drawn, axis, label)
+    return figure
+
+
+def clip_strip(
+    frames: torch.Tensor,
+    masks: torch.Tensor | Mapping[int, torch.Tensor] | None = None,
+    indices: Sequence[int] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Some frames of a clip side by side, with their masks filled in where there are any.
+
+    Args:
+        frames: ``(T, 3, H, W)``.
+        masks: ``(T, H, W)`` ids, or frame index -> ``(H, W)``.
+        indices: of the frames to show; six spread over the clip by default.
+    """
+    if indices is None:
+        indices = spread(len(frames), 6)
+    figure, axes = _grid(len(indices), min(len(indices), 6), _aspect(frames[0]))
+    for axis, index in zip(axes, indices, strict=False):
+        axis.imshow(_masked(frames[index], masks, index))
+        axis.set_title(f"frame {index}", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+        figure.set_figheight(figure.get_figheight() + 0.2)
+    return figure
+
+
+def mask_comparison(
+    frames: torch.Tensor,
+    columns: Mapping[str, torch.Tensor | Mapping[int, torch.Tensor]],
+    indices: Sequence[int],
+) -> Figure:
+    """Masks of several methods: a row for each frame, a column for each method.
+
+    Args:
+        frames: ``(T, 3, H, W)``.
+        columns: title -> masks ``(T, H, W)``, or frame index -> ``(H, W)``.
+        indices: of the frames to show.
+    """
+    count = len(indices) * len(columns)
+    figure, axes = _grid(count, len(columns), _aspect(frames[0]), width=7.0, titles=1)
+    cells = iter(axes)
+    for row, index in enumerate(indices):
+        for column, (title, masks) in enumerate(columns.items()):
+            axis = next(cells)
+            axis.imshow(_masked(frames[index], masks, index))
+            if row == 0:
+                axis.set_title(title, fontsize=9.5)
+            if column == 0:
+                axis.set_ylabel(f"frame {index}", fontsize=9)
+    return figure
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    title: str | None = None,
+    logy: bool = False,
+) -> Figure:
+    """Lines, told apart by colour, marker and dashes.
+
+    Args:
+        series: label -> (x, y).
+        xlabel, ylabel: with units.
+        logy: logarithmic y axis.
+    """
+    figure = Figure(figsize=(6.6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    looks = zip(series.items(), cycle(LINE_COLOURS), cycle(MARKERS), cycle(LINE_STYLES))
+    for (label, (x, y)), colour, marker, style in looks:
+        x, y = np.asarray(x), np.asarray(y)
+        axis.plot(
+            *(x, y, style),
+            color=colour,
+            marker=marker,
+            markersize=5,
+            markevery=max(1, len(x) // 12),
+            linewidth=1.6,
+            label=label,
+        )
+    if logy:
+        axis.set_yscale("log")
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    if title:
+        axis.set_title(title, fontsize=11)
+    if len(series) > 1:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def heatmap(
+    matrix: torch.Tensor,
+    xlabel: str,
+    ylabel: str,
+    title: str | None = None,
+    label: str | None = None,
+    cmap: str = "viridis",
+) -> Figure:
+    """A matrix ``(rows, columns)`` as colours, row 0 on top; ``label`` says what the values are."""
+    figure = Figure(figsize=(5.4, 4.3), layout="constrained")
+    axis = figure.subplots()
+    drawn = axis.imshow(_numpy(matrix), cmap=cmap, interpolation="nearest", aspect="auto")
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    if title:
+        axis.set_title(title, fontsize=11)
+    _colour_bar(figure, drawn, axis, label)
+    return figure
+
+
+def attention(
+    reference: torch.Tensor,
+    target: torch.Tensor,
+    panels: Mapping[str, torch.Tensor],
+    cell: tuple[int, int],
+    stride: int,
+    radius: int | None = None,
+) -> Figure:
+    """Where a target cell looks: the target beside the reference under each attention map.
+
+    Args:
+        reference, target: frames ``(3, H, W)``.
+        panels: title -> attention ``(h, w)`` over the reference's cells, summing to 1.
+        cell: (u, v), column and row of the target cell.
+        stride: pixels per cell.
+        radius: M in cells; draws the square that restricted attention may look in.
+    """
+    view = AttentionView(reference, target, tuple(panels), stride)
+    view.update(tuple(panels.values()), cell, radius)
+    return view.figure
+
+
+class AttentionView:
+    """The figure of :func:`attention`, which can be updated at little cost."""
+
+    def __init__(
+        self, reference: torch.Tensor, target: torch.Tensor, titles: Sequence[str], stride: int
+    ):
+        self.stride, self.titles = stride, tuple(titles)
+        count = len(self.titles)
+        side = WIDTH / (count + 1)
+        height = side * _aspect(target)
+        self.figure = Figure(figsize=(WIDTH, height + 0.56))
+        bottom, top = 0.26 / (height + 0.56), 1 - 0.3 / (height + 0.56)
+        self._target, *self._axes = self.figure.subplots(
+            1,
+            count + 1,
+            gridspec_kw={"left": 0.005, "right": 0.995, "bottom": bottom, "top": top}
+            | {"wspace": 0.04},
+        )
+        for axis in (self._target, *self._axes):
+            axis.set_xticks([])
+            axis.set_yticks([])
+        self._target.imshow(_rgb(target))
+        self._target.set_title("target", fontsize=10)
+        self._cell = self._square(self._target, "white", "-")
+        lines = {"color": "white", "linewidth": 0.8, "alpha": 0.6}
+        self._column = self._target.axvline(**lines)
+        self._row = self._target.axhline(**lines)
+        # A dim, grey reference lets the colours of the attention stand out.
+        dim = (_rgb(_grey(reference)) * 0.6).astype(np.uint8)
+        self._maps, self._peaks, self._squares = [], [], []
+        for axis in self._axes:
+            axis.imshow(dim)
+            self._maps.append(axis.imshow(np.zeros((1, 1, 4)), interpolation="nearest"))
+            axis.set_xlim(self._target.get_xlim())
+            axis.set_ylim(self._target.get_ylim())
+            self._squares.append(self._square(axis, "white", "--"))
+            (peak,) = axis.plot([], [], "+", color="#56B4E9", markersize=13, markeredgewidth=2)
+            peak.set_path_effects(_OUTLINE)
+            self._peaks.append(peak)
+
+    def update(
+        self, maps: Sequence[torch.Tensor], cell: tuple[int, int], radius: int | None = None
+    ) -> None:
+        """Show other attention maps ``(h, w)``, of another cell (u, v)."""
+        u, v = cell
+        s = self.stride
+        self._place(self._cell, u, v, 0)
+        self._column.set_xdata([u * s + (s - 1) / 2])
+        self._row.set_ydata([v * s + (s - 1) / 2])
+        self._target.set_xlabel(f"□ cell ({u}, {v})", fontsize=9)
+        parts = (self.titles, maps, self._axes, self._maps, self._peaks, self._squares)
+        for title, values, axis, picture, peak, square in zip(*parts, strict=True):
+            height, width = values.shape
+            strongest = max(float(values.max()), 1e-12)
+            share = _numpy(values) / strongest
+            colours = colormaps["magma"](0.35 + 0.65 * share)
+            colours[..., 3] = np.minimum(1, 1.2 * share**0.5) * 0.9
+            picture.set_data(colours)
+            picture.set_extent((-0.5, width * s - 0.5, height * s - 0.5, -0.5))
+            x, y = peak_cell(values)
+            peak.set_data([x * s + (s - 1) / 2], [y * s + (s - 1) / 2])
+            axis.set_title(title, fontsize=10)
+            axis.set_xlabel(f"+ strongest: cell ({x}, {y}), {strongest:.3g}", fontsize=9)
+            square.set_visible(radius is not None)
+            if radius is not None:
+                self._place(square, u, v, radius)
+
+    def _square(self, axis: Axes, colour: str, style: str) -> Rectangle:
+        square = Rectangle((0, 0), 1, 1, fill=False, edgecolor=colour, linestyle=style, lw=1.6)
+        if style == "-":
+            square.set_path_effects(_OUTLINE)
+        return axis.add_patch(square)
+
+    def _place(self, square: Rectangle, u: int, v: int, radius: int) -> None:
+        """Frame the cells at most ``radius`` rows and columns from (u, v)."""
+        s = self.stride
+        square.set_xy(((u - radius) * s - 0.5, (v - radius) * s - 0.5))
+        square.set_width((2 * radius + 1) * s)
+        square.set_height((2 * radius + 1) * s)
+
+
+def attention_map(
+    reference: torch.Tensor,
+    target: torch.Tensor,
+    cell: tuple[int, int],
+    temperature: float,
+    radius: int | None = None,
+) -> torch.Tensor:
+    """One column of an affinity as a map: how much each reference cell explains a target cell.
+
+    Args:
+        reference, target: features ``(1, C, h, w)``.
+        cell: (u, v), column and row of the target cell.
+        temperature: τ of the softmax.
+        radius: M; only cells at most so many rows and columns away are looked at. ``None`` for
+            full attention.
+
+    Returns:
+        ``(h, w)``, summing to 1.
+    """
+    u, v = cell
+    height, width = reference.shape[-2:]
+    if not (0 <= u < target.shape[-1] and 0 <= v < target.shape[-2]):
+        raise InputError(
+            f"expected a cell (u, v) within {target.shape[-1]} columns and {target.shape[-2]} "
+            f"rows, got {cell}"
+        )
+    rows, columns = slice(0, height), slice(0, width)
+    if radius is not None:
+        rows = slice(max(v - radius, 0), v + radius + 1)
+        columns = slice(max(u - radius, 0), u + radius + 1)
+    seen = reference[:, :, rows, columns]
+    affinity = full_affinity(seen, target[:, :, v : v + 1, u : u + 1], temperature)
+    result = torch.zeros(height, width)
+    result[rows, columns] = affinity[0, :, 0].unflatten(0, seen.shape[-2:]).cpu()
+    return result
+
+
+def peak_cell(values: torch.Tensor) -> tuple[int, int]:
+    """(u, v), column and row, of the largest value of a map ``(h, w)``."""
+    v, u = divmod(int(values.argmax()), values.shape[1])
+    return u, v
+
+
+def entropy_bits(attention: torch.Tensor) -> float:
+    """Entropy of an attention map ``(h, w)`` in bits: 0 for one cell, k if spread over 2^k."""
+    return float(torch.special.entr(attention.double()).sum() / np.log(2))
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` indices spread evenly over ``range(count)``, both ends included."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(wanted, count))})
+
+
+def _grid(
+    count: int, columns: int, aspect: float, width: float = WIDTH, titles: int | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` frameless axes, row by row, for pictures of height/width ``aspect``.
+
+    ``titles`` is the number of rows that have one, all by default.
+    """
+    rows = -(-count // columns)
+    side = min(width / columns, 3.4)
+    height = rows * side * aspect + 0.3 * (rows if titles is None else titles)
+    figure = Figure(figsize=(side * columns, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]
+
+
+def _colour_bar(figure: Figure, drawn, axis: Axes, label: str | None) -> None:
+    bar = figure.colorbar(drawn, ax=axis, shrink=0.85, fraction=0.06, pad=0.03)
+    bar.ax.tick_params(labelsize=8)
+    if label:
+        bar.set_label(label, fontsize=9)
+
+
+def _masked(
+    frame: torch.Tensor, masks: torch.Tensor | Mapping[int, torch.Tensor] | None, index: int
+) -> np.ndarray:
+    """The frame in colour, or in grey under its mask, which stands out there on any object."""
+    if masks is None or (isinstance(masks, Mapping) and index not in masks):
+        return _rgb(frame)
+    return _rgb(overlay(_grey(frame), masks[index]))
+
+
+def _grey(picture: torch.Tensor) -> torch.Tensor:
+    return _bytes(picture).float().mean(dim=0, keepdim=True).expand(3, -1, -1).to(torch.uint8)
+
+
+def _bytes(picture: torch.Tensor) -> torch.Tensor:
+    if picture.dtype == torch.uint8:
+        return picture
+    return (picture.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _rgb(picture: torch.Tensor) -> np.ndarray:
+    """``(3, H, W)`` uint8 or float in [0, 1] to ``(H, W, 3)`` uint8."""
+    if picture.dim() != 3 or picture.shape[0] != 3:
+        raise InputError(f"expected a picture (3, H, W), got shape {tuple(picture.shape)}")
+    return _bytes(picture).cpu().permute(1, 2, 0).numpy()
+
+
+def _numpy(values: torch.Tensor) -> np.ndarray:
+    return values.detach().cpu().float().numpy()
+
+
+def _aspect(picture: torch.Tensor) -> float:
+    return picture.shape[-2] / picture.shape[-1]
