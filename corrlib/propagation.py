@@ -140,7 +140,8 @@ def propagate_mask(
         ``(H, W)`` uint8 masks on the CPU.
 
     Raises:
-        InputError: no frames, a mask of another size than the video, a mask without an object.
+        InputError: no frames, frames of different sizes, a mask of another size than the video, a
+            mask without an object.
     """
     config = config or PropagationConfig()
     frames = iter(frames)
@@ -153,6 +154,11 @@ def propagate_mask(
     propagator = Propagator(extractor, config, device)
     propagator.start(first, mask_to_labels(mask, extractor.stride, config))
     for frame in frames:
+        if tuple(frame.shape[1:]) != size:
+            raise InputError(
+                f"expected frames of one size, got {size[0]}x{size[1]} first and "
+                f"{frame.shape[1]}x{frame.shape[2]} (height x width) later"
+            )
         labels = propagator.step(frame)
         yield labels_to_mask(labels, size, extractor.stride, config)
 

@@ -60,9 +60,9 @@ def tour(
 ) -> dict:
     """Train, propagate, score and show.
 
-    Leaves in ``out``: ``comparison.mp4``, ``attention.png``, ``loss.png``, ``masks.png``,
-    ``metrics.json``, ``seeds.json`` and ``report.html``, which holds all of them and opens
-    offline; and each model's run in ``runs/seed-N``.
+    Leaves in ``out``: ``comparison.mp4`` (and ``.webp``), ``attention.png``, ``loss.png``,
+    ``masks.png``, ``metrics.json``, ``seeds.json`` and ``report.html``, which holds all of them and
+    opens offline; and each model's run in ``runs/seed-N``.
 
     Args:
         out: folder; what an earlier tour left there is replaced.
@@ -190,14 +190,28 @@ def _mean(figures: list[dict]) -> dict:
 def _write_video(
     path: Path, clip: Clip, frames: torch.Tensor, shown: dict[str, list[torch.Tensor] | None]
 ) -> None:
-    """The clip once per method, side by side, each under its title."""
+    """The clip once per method, side by side, each under its title; as a video, and as a small
+    animated picture for pages that cannot play one."""
+    small = []
     with VideoWriter(path, clip.fps) as writer:
         for index, frame in enumerate(frames):
             panels = [
                 _titled(frame if masks is None else overlay(frame, masks[index]), title)
                 for title, masks in shown.items()
             ]
-            writer.write(torch.cat(panels, dim=2))
+            picture = torch.cat(panels, dim=2)
+            writer.write(picture)
+            small.append(Image.fromarray(picture.permute(1, 2, 0).numpy()).reduce(2))
+    with atomic_path(path.with_suffix(".webp")) as temporary:
+        small[0].save(
+            temporary,
+            save_all=True,
+            append_images=small[1:],
+            duration=round(1000 / clip.fps),
+            loop=0,
+            quality=50,
+            method=4,
+        )
 
 
 def _titled(frame: torch.Tensor, title: str, band: int = 30) -> torch.Tensor:
@@ -264,7 +278,8 @@ def _write_json(path: Path, content: dict) -> None:
 
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 17px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 17px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; }
 video, img { width: 100%; height: auto; background: #fff; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .9rem; border-bottom: 1px solid #8886; text-align: right; }
@@ -315,8 +330,9 @@ def _page(
 <h1>A mask carried through a video, by a model that saw no label</h1>
 <p>Just now, on this machine, {len(trained)} small network(s) watched {cache.frames} frames of
 {len(cache.names)} short clips for {spent:.0f} seconds in all, and learned one thing: to copy the
-colours of one frame into another. To do that they had to find out <em>which pixel became which</em>.
-Below, the mask drawn on the first frame is copied along the clip by what they found.</p>
+colours of one frame into another. To do that they had to find out <em>which pixel became
+which</em>. Below, the mask drawn on the first frame is copied along the clip by what they
+found.</p>
 <figure><video controls loop muted autoplay playsinline src="{data("comparison.mp4", "video/mp4")}"
 aria-label="The clip four times: input, the first mask unmoved, colour patches, and our model, whose
 mask follows the object."></video>

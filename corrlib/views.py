@@ -134,7 +134,7 @@ def mask_comparison(
         indices: of the frames to show.
     """
     count = len(indices) * len(columns)
-    figure, axes = _grid(count, len(columns), _aspect(frames[0]), width=7.0, titles=1)
+    figure, axes = _grid(count, len(columns), _aspect(frames[0]), largest=2.4, titles=1)
     cells = iter(axes)
     for row, index in enumerate(indices):
         for column, (title, masks) in enumerate(columns.items()):
@@ -153,6 +153,7 @@ def curves(
     ylabel: str,
     title: str | None = None,
     logy: bool = False,
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Lines, told apart by colour, marker and dashes.
 
@@ -160,6 +161,7 @@ def curves(
         series: label -> (x, y).
         xlabel, ylabel: with units.
         logy: logarithmic y axis.
+        limits: of the y axis; by default those of the data.
     """
     figure = Figure(figsize=(6.6, 3.4), layout="constrained")
     axis = figure.subplots()
@@ -177,6 +179,8 @@ def curves(
         )
     if logy:
         axis.set_yscale("log")
+    if limits:
+        axis.set_ylim(*limits)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     axis.grid(alpha=0.3)
@@ -365,14 +369,15 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def _grid(
-    count: int, columns: int, aspect: float, width: float = WIDTH, titles: int | None = None
+    count: int, columns: int, aspect: float, largest: float = 3.4, titles: int | None = None
 ) -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` frameless axes, row by row, for pictures of height/width ``aspect``.
 
-    ``titles`` is the number of rows that have one, all by default.
+    ``largest`` is the width in inches of a picture where there is room for it, ``titles`` the
+    number of rows that have one, all by default.
     """
     rows = -(-count // columns)
-    side = min(width / columns, 3.4)
+    side = min(WIDTH / columns, largest)
     height = rows * side * aspect + 0.3 * (rows if titles is None else titles)
     figure = Figure(figsize=(side * columns, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from corrlib.bottleneck import NEUTRAL, Bottleneck, channel_dropout, colour_jitter
+from corrlib.checks import bottleneck as exercises
 from corrlib.errors import InputError
 
 
@@ -128,3 +129,14 @@ def test_probabilities_outside_0_to_1_are_refused(name, p):
 def test_frames_instead_of_clips_are_refused(shape, generator):
     with pytest.raises(InputError, match="expected clips"):
         channel_dropout(torch.rand(shape), 0.7, generator)
+
+
+def test_exercises_together_are_the_librarys_dropout(generator):
+    clips = random_clips(generator, batch=64)
+    seen = channel_dropout(clips, 0.7, generator)
+    keep = ~(seen == NEUTRAL).all(dim=(1, 3, 4))
+    torch.testing.assert_close(exercises.apply_mask.solution(clips, keep), seen)
+
+    hidden = 3 - exercises.draw_mask.solution(torch.rand(6000, 5, generator=generator), 0.7).sum(1)
+    share = torch.bincount(hidden, minlength=4) / 6000
+    assert share.tolist() == pytest.approx([0.3, 0.35, 0.35, 0], abs=0.03)

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from corrlib.checks import colour as exercises
 from corrlib.colour import ColourQuantiser, lab_to_rgb, rgb_to_lab
 from corrlib.errors import InputError
 
@@ -173,3 +174,10 @@ def test_centroids_travel_in_the_state_dict(generator):
     empty = ColourQuantiser()
     empty.load_state_dict(quantiser.state_dict())
     assert torch.equal(empty.centroids, quantiser.centroids)
+
+
+def test_exercise_is_the_librarys_quantiser(generator):
+    quantiser = ColourQuantiser(40 * torch.randn(16, 2, generator=generator))
+    lab = rgb_to_lab(torch.rand(2, 3, 6, 9, generator=generator))
+    words = exercises.nearest_word.solution(lab[:, 1:], quantiser.centroids)
+    assert torch.equal(words, quantiser(lab))

@@ -130,7 +130,8 @@ def _copies(arguments: tuple) -> tuple:
 
 def _same(left: tuple, right: tuple) -> bool:
     return all(
-        torch.equal(a, b) if isinstance(a, torch.Tensor) else True for a, b in zip(left, right)
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else True
+        for a, b in zip(left, right, strict=True)
     )
 
 

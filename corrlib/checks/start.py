@@ -78,9 +78,7 @@ def _empty_is_zero(prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tenso
     return _overlap(prediction, truth) / union.clamp(min=1)
 
 
-def _farthest(
-    reference: torch.Tensor, target: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
+def _farthest(reference: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     distance = torch.cdist(target.flatten(1).T, reference.flatten(1).T)
     return labels.flatten()[distance.argmax(dim=1)].view(target.shape[1:])
 
@@ -92,9 +90,7 @@ def _largest_product(
     return labels.flatten()[product.argmax(dim=1)].view(target.shape[1:])
 
 
-def _wrong_way(
-    reference: torch.Tensor, target: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
+def _wrong_way(reference: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return copy_by_colour(target, reference, labels)
 
 
