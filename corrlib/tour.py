@@ -86,7 +86,7 @@ def tour(
     )
     report(f"      {len(names)} clips ({', '.join(names)}), {cache.frames} frames, no labels")
 
-    report(f"[2/5] training {seeds} model(s) on them for {60 * minutes / seeds:.0f} s each")
+    report(f"[2/5] training on them from {seeds} seed(s), {60 * minutes / seeds:.0f} s each")
     trained = []
     for seed in range(seeds):
         trained.append(_train(seed, cache, out, minutes / seeds, device, precision))
@@ -156,12 +156,13 @@ def _propagate(
     first = read_mask(clip.masks[0])
     config = PropagationConfig()
     yield "identity", baselines.identity(frames, first)
-    yield (
-        "colour-patch",
-        propagate_mask(frames, first, baselines.colour_patch(), config, device),
-    )
-    for seed, extractor in enumerate(ours):
-        yield f"seed {seed}", propagate_mask(frames, first, extractor, config, device)
+    extractors = {
+        "colour-patch": baselines.colour_patch(),
+        "untrained": baselines.random_features(device=device),
+        **{f"seed {seed}": extractor for seed, extractor in enumerate(ours)},
+    }
+    for name, extractor in extractors.items():
+        yield name, propagate_mask(frames, first, extractor, config, device)
 
 
 def _score(clip: Clip, masks: list[torch.Tensor]) -> dict:
@@ -214,10 +215,10 @@ def _write_video(
         )
 
 
-def _titled(frame: torch.Tensor, title: str, band: int = 30) -> torch.Tensor:
+def _titled(frame: torch.Tensor, title: str, band: int = 40) -> torch.Tensor:
     picture = Image.new("RGB", (frame.shape[2], frame.shape[1] + band))
     picture.paste(Image.fromarray(frame.permute(1, 2, 0).numpy()), (0, band))
-    font = ImageFont.load_default(size=18)
+    font = ImageFont.load_default(size=26)
     place = (frame.shape[2] / 2, band / 2)
     ImageDraw.Draw(picture).text(place, title, font=font, anchor="mm")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
@@ -284,7 +285,7 @@ video, img { width: 100%; height: auto; background: #fff; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .9rem; border-bottom: 1px solid #8886; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
-figure { margin: 1.5rem 0; } figcaption, small { opacity: .8; }
+figure { margin: 1.5rem 0; } .small { max-width: 40rem; } figcaption, small { opacity: .8; }
 .ours { font-weight: 600; }
 """
 
@@ -311,15 +312,16 @@ def _page(
     worst = min(metrics["ours"]["J&F per seed"])
     better = [name for name in BASELINES if worst > metrics[name]["J&F"]]
     verdict = (
-        f"Every one of the {len(trained)} model(s) beats {' and '.join(better)}."
+        f"Every seed beats {' and '.join(better)}."
         if better
-        else "Not every model beats the baselines here."
+        else "Not every seed beats the baselines here."
     )
     rows = [
         row("identity: the first mask, unmoved", figures["identity"]),
         row("colour patches: match the picture itself", figures["colour-patch"]),
+        row("our network before any training", figures["untrained"]),
         *(row(f"ours, seed {one.seed}", figures[f"seed {one.seed}"]) for one in trained),
-        row(f"ours, mean of {len(trained)} seed(s)", metrics["ours"], "ours"),
+        row("ours, mean over seeds", metrics["ours"], "ours"),
     ]
     steps = ", ".join(str(one.steps) for one in trained)
     spent = sum(one.seconds for one in trained)
@@ -328,11 +330,11 @@ def _page(
 <html lang="en"><head><meta charset="utf-8"><title>Tour: video correspondence without labels</title>
 <meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>
 <h1>A mask carried through a video, by a model that saw no label</h1>
-<p>Just now, on this machine, {len(trained)} small network(s) watched {cache.frames} frames of
-{len(cache.names)} short clips for {spent:.0f} seconds in all, and learned one thing: to copy the
-colours of one frame into another. To do that they had to find out <em>which pixel became
-which</em>. Below, the mask drawn on the first frame is copied along the clip by what they
-found.</p>
+<p>Just now, on this machine, a small network watched {cache.frames} frames of {len(cache.names)}
+short clips for {spent / len(trained):.0f} seconds ({len(trained)} times over, from different random
+seeds), and learned one thing: to copy the colours of one frame into another. To do that it had to
+find out <em>which pixel became which</em>. Below, the mask drawn on the first frame is copied along
+the clip by what it found.</p>
 <figure><video controls loop muted autoplay playsinline src="{data("comparison.mp4", "video/mp4")}"
 aria-label="The clip four times: input, the first mask unmoved, colour patches, and our model, whose
 mask follows the object."></video>
@@ -343,8 +345,8 @@ mask follows the object."></video>
 the agreement of outlines, both in percent.</p>
 <table><tr><th>method</th><th>J</th><th>F</th><th>J&amp;F</th></tr>{"".join(rows)}</table>
 <p>The mean is {margin["identity"]:+.1f} points J&amp;F against identity and
-{margin["colour-patch"]:+.1f} against colour patches. {verdict} Identity and colour patches need no
-training; all but identity go through the same inference.</p>
+{margin["colour-patch"]:+.1f} against colour patches. {verdict} All but identity go through the same
+inference, so the difference between them is what the features know.</p>
 <figure><img src="{data("masks.png", "image/png")}" alt="Masks on three frames: drawn by hand,
 identity, colour patches and ours."><figcaption>Three of the scored frames.</figcaption></figure>
 <h2>Where does a pixel look?</h2>
@@ -353,8 +355,8 @@ the places in frame 0 that explain it, by colour patches and by the trained feat
 The marked cell of frame {ATTENTION_FRAME} looks for itself in frame 0, inside the dashed square:
 bright is a strong affinity, the cross is the strongest.</figcaption></figure>
 <h2>Learning</h2>
-<figure><img src="{data("loss.png", "image/png")}" alt="The training loss of each model over the
-steps."><figcaption>Each point is a mean over {Trainer.LOG_EVERY} steps of training.</figcaption>
+<figure class="small"><img src="{data("loss.png", "image/png")}" alt="The training loss over the
+steps, a line for each seed."><figcaption>Each point is a mean over {Trainer.LOG_EVERY} steps of training.</figcaption>
 </figure>
 <h2>How to read this</h2>
 <ul><li>The models were trained on the same clips they are shown on, on frames only: the masks are

@@ -168,6 +168,10 @@ def _clone(argument):
 # -- the exercises in the notebooks ----------------------------------------------------------------
 
 
+def _code_cells(path: Path) -> list:
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+
+
 def exercises() -> dict[str, tuple[Path, int]]:
     """Every solution cell: notebook, and its place among the code cells."""
     found = {}
@@ -180,10 +184,6 @@ def exercises() -> dict[str, tuple[Path, int]]:
 
 
 EXERCISES = exercises()
-
-
-def _code_cells(path: Path) -> list:
-    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
 
 
 def _namespace(path: Path) -> dict:
