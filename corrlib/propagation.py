@@ -85,11 +85,10 @@ class Propagator:
     @torch.inference_mode()
     def encode(self, frame: torch.Tensor) -> torch.Tensor:
         """A uint8 frame ``(3, H, W)`` to unit features ``(C, h, w)``."""
-        frame = frame.to(self.device)[None]
-        size = encoded_size(frame.shape[2:], self.config)
-        if size != tuple(frame.shape[2:]):
-            frame = F.interpolate(frame, size, mode="bilinear", antialias=True)
-        frame = pad_to_multiple(to_float(frame), self.extractor.stride)
+        size = encoded_size(tuple(frame.shape[1:]), self.config)
+        if size != tuple(frame.shape[1:]):  # while on the CPU: elsewhere bytes cannot be resized
+            frame = F.interpolate(frame[None], size, mode="bilinear", antialias=True)[0]
+        frame = pad_to_multiple(to_float(frame.to(self.device)[None]), self.extractor.stride)
         return normalise(self.extractor.extract(frame).float())[0]
 
     @torch.inference_mode()

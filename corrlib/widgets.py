@@ -26,7 +26,8 @@ def explore(
     """A picture, and a text that says what it shows, redrawn whenever a control changes.
 
     Args:
-        render: gets the controls' values by name; returns the figure and the text (plain).
+        render: gets the controls' values by name; returns the figure and the text, plain, in
+            one or more lines.
         controls: name -> widget with a ``value``.
 
     Returns:
@@ -39,7 +40,8 @@ def explore(
         figure, text = render(**{name: control.value for name, control in controls.items()})
         picture.value = views.png(figure, small=False)
         # Screen readers announce the change; the picture itself has no text alternative.
-        words.value = f'<p role="status" aria-live="polite">{html.escape(text)}</p>'
+        lines = "<br>".join(html.escape(line) for line in text.splitlines())
+        words.value = f'<p role="status" aria-live="polite" style="line-height:1.5">{lines}</p>'
 
     for control in controls.values():
         control.observe(redraw, "value")
@@ -87,8 +89,8 @@ def attention_explorer(
         seen = min(u + radius + 1, width) - max(u - radius, 0)
         seen *= min(v + radius + 1, height) - max(v - radius, 0)
         return view.figure, (
-            f"Target cell ({u}, {v}). "
-            f"Full attention over {cells} cells: {_summary(full, u, v)}. "
+            f"Target cell ({u}, {v}).\n"
+            f"Full attention over {cells} cells: {_summary(full, u, v)}.\n"
             f"Restricted to {seen} cells: {_summary(restricted, u, v)}."
         )
 
@@ -121,8 +123,13 @@ def slider_of(description: str, value: int, low: int, high: int) -> IntSlider:
 def _summary(attention: torch.Tensor, u: int, v: int) -> str:
     """Peak, its displacement from (u, v), and entropy of an attention map, in words."""
     peak_u, peak_v = views.peak_cell(attention)
+    steps = [_steps(peak_u - u, "left", "right"), _steps(peak_v - v, "up", "down")]
+    way = " and ".join(step for step in steps if step) or "no cell"
     return (
-        f"strongest at ({peak_u}, {peak_v}) with {float(attention.max()):.3g}, "
-        f"{peak_u - u:+d} columns and {peak_v - v:+d} rows from the target cell; "
-        f"entropy {views.entropy_bits(attention):.1f} bits"
+        f"strongest ({float(attention.max()):.3g}) at ({peak_u}, {peak_v}), {way} from the target "
+        f"cell; entropy {views.entropy_bits(attention):.1f} bits"
     )
+
+
+def _steps(distance: int, before: str, after: str) -> str:
+    return f"{abs(distance)} {after if distance > 0 else before}" if distance else ""

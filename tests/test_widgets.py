@@ -81,8 +81,17 @@ class TestAttentionExplorer:
         controls, _, words = parts(explorer)
         old = controls[2].value
         controls[2].value = 10 ** controls[2].min  # so cold that one cell has it all
-        assert "with 1," in words.value and "entropy 0.0 bits" in words.value
+        assert "strongest (1) at" in words.value and "entropy 0.0 bits" in words.value
         controls[2].value = old
+
+    def test_the_displacement_is_where_the_peak_moved(self):
+        frames = torch.zeros(2, 3, 48, 72, dtype=torch.uint8)
+        target = torch.eye(54).view(1, 54, 6, 9)  # every cell like itself alone
+        moved = target.roll((1, -2), (2, 3))
+        box = widgets.attention_explorer(frames[0], frames[1], moved, target, 8)
+        assert box.children[-1].value.count("at (2, 4), 2 left and 1 down from") == 2
+        box = widgets.attention_explorer(frames[0], frames[1], target, target, 8)
+        assert box.children[-1].value.count("at (4, 3), no cell from") == 2
 
     def test_a_large_radius_at_the_start_is_kept(self):
         frames = torch.zeros(2, 3, 16, 24, dtype=torch.uint8)
@@ -97,7 +106,7 @@ class TestExplore:
 
         def render(a, b):
             seen.append((a, b))
-            return a_figure(), f"{a} & {b}"
+            return a_figure(), f"{a} &\n{b}"
 
         box = widgets.explore(
             render, {"a": widgets.slider_of("first", 1, 0, 3), "b": ipywidgets.Checkbox(False)}
@@ -105,7 +114,7 @@ class TestExplore:
         box.children[0].value = 2
         box.children[1].value = True
         assert seen == [(1, False), (2, False), (2, True)]
-        assert "2 &amp; True" in box.children[-1].value
+        assert "2 &amp;<br>True" in box.children[-1].value
 
     def test_a_mistake_in_a_callback_raises(self):
         def render(index):
