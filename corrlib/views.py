@@ -9,13 +9,14 @@ colour-blind readers: viridis, magma, and the Okabe-Ito set for lines.
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
 import torch
-from IPython.display import Image
+from IPython.display import Image, display
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,7 +39,21 @@ BITS = 5  # kept of each colour channel in a saved picture; halves the size of p
 _OUTLINE = [withStroke(linewidth=3.5, foreground="black")]
 
 
-def show(figure: Figure, alt: str) -> Image:
+class Picture(Image):
+    """A PNG that a notebook shows with its description folded below it.
+
+    The description is in the output's metadata, too, but JupyterLab and nbconvert, among others,
+    do not hand that on to screen readers.
+    """
+
+    def _ipython_display_(self) -> None:
+        data, metadata = self._repr_mimebundle_()
+        display({**data, "text/plain": self.alt}, metadata=metadata, raw=True)
+        words = f"<summary>Description of the figure</summary>{html.escape(self.alt)}"
+        display({"text/html": f"<details>{words}</details>", "text/plain": ""}, raw=True)
+
+
+def show(figure: Figure, alt: str) -> Picture:
     """The figure as a PNG for a notebook, with the text that stands for it where it is not seen.
 
     Raises:
@@ -46,7 +61,7 @@ def show(figure: Figure, alt: str) -> Image:
     """
     if not alt.strip():
         raise InputError("expected alt to say what the figure shows, got an empty text")
-    return Image(data=png(figure), format="png", alt=alt)
+    return Picture(data=png(figure), format="png", alt=alt)
 
 
 def png(figure: Figure, small: bool = True) -> bytes:

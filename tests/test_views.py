@@ -43,6 +43,14 @@ class TestShow:
         assert metadata["image/png"]["alt"] == "A made-up scene"
         assert shown.data.startswith(b"\x89PNG")
 
+    def test_shows_a_description_that_needs_no_eyes(self, clip, monkeypatch):
+        published = []
+        monkeypatch.setattr(views, "display", lambda *a, **k: published.append((a[0], k)))
+        views.show(views.images({"a": clip.frames[0]}), alt="A <made-up> scene")._ipython_display_()
+        (picture, about), (words, _) = published
+        assert about["metadata"]["image/png"]["alt"] == picture["text/plain"] == "A <made-up> scene"
+        assert "<details>" in words["text/html"] and "A &lt;made-up&gt; scene" in words["text/html"]
+
     def test_wants_an_alt_text(self):
         with pytest.raises(InputError, match="alt"):
             views.show(Figure(), alt=" ")
