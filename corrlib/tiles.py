@@ -19,8 +19,9 @@ windows of one column of tiles overlap in memory: they are views of one strip ``
 only strips are copied. The ``(2M+1)²`` scores that belong to each target lie on a slanted band of
 the tile's ``(64, window)`` result, which is one strided view.
 
-Work proceeds row of tiles by row of tiles, over as many samples at once as fit in
-``WORKSPACE_BYTES``.
+A call works on as many samples, then rows, then columns of tiles at once as fit in
+``WORKSPACE_BYTES``, in few large operations: where other programs want the cores too, each
+operation that is split over threads may have to wait for all of them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import torch
 import torch.nn.functional as F
 
 TILE = 8
-WORKSPACE_BYTES = 64 * 2**20
+WORKSPACE_BYTES = 192 * 2**20
 """Upper bound of the temporary memory of one call, beyond its inputs and its result; the least
 that can be worked on is one tile with its window."""
 
@@ -72,12 +73,12 @@ class _Correlate(torch.autograd.Function):
         plan = _Plan(target, radius)
         scores = target.new_zeros(plan.scores_shape)
         for part in plan.parts(2 * target.shape[1]):
-            windows = part.windows(reference)
-            for row in part.rows():
-                tile = torch.bmm(row.target_tiles(target), row.window(windows).transpose(1, 2))
-                row.read_band(tile, scores)
-                del tile  # or two would be alive while the next is computed
-            del windows
+            windows, tiles = part.windows(reference), part.tiles(target)
+            products = part.tile_scores(torch.empty)
+            for row, window in enumerate(part.rows(windows)):
+                torch.bmm(tiles[row], window.transpose(1, 2), out=products[row])
+            part.read_band(products, scores)
+            del windows, tiles, products  # or they would be alive while the next are made
         return scores
 
     @staticmethod
@@ -98,12 +99,13 @@ class _Gather(torch.autograd.Function):
         plan = _Plan(values, radius)
         gathered = torch.empty_like(values, memory_format=torch.contiguous_format)
         for part in plan.parts(2 * values.shape[1]):
-            windows = part.windows(values)
-            band = part.band_buffer()
-            for row in part.rows():
-                row.write_band(scores, band)
-                row.write_targets(torch.bmm(band, row.window(windows)), gathered)
-            del windows, band
+            windows, weights = part.windows(values), part.tile_scores(torch.zeros)
+            part.write_band(scores, weights)
+            tiles = part.empty_tiles(values)
+            for row, window in enumerate(part.rows(windows)):
+                torch.bmm(weights[row], window, out=tiles[row])
+            part.write_tiles(tiles, gathered)
+            del windows, weights, tiles
         return gathered
 
     @staticmethod
@@ -124,13 +126,13 @@ class _Splat(torch.autograd.Function):
         plan = _Plan(values, radius)
         result = torch.zeros_like(values, memory_format=torch.contiguous_format)
         for part in plan.parts(3 * values.shape[1]):
-            windows = part.empty_windows(values)
-            band = part.band_buffer()
-            for row in part.rows():
-                row.write_band(scores, band)
-                row.window(windows).add_(torch.bmm(band.transpose(1, 2), row.target_tiles(values)))
+            windows, weights = part.empty_windows(values), part.tile_scores(torch.zeros)
+            part.write_band(scores, weights)
+            tiles = part.tiles(values)
+            for row, window in enumerate(part.rows(windows)):  # windows of two rows overlap
+                window += torch.bmm(weights[row].transpose(1, 2), tiles[row])
             part.add_windows(windows, result)
-            del windows, band
+            del windows, weights, tiles
         return result
 
     @staticmethod
@@ -144,7 +146,7 @@ class _Splat(torch.autograd.Function):
 
 
 class _Plan:
-    """How a map of one shape is cut into parts, rows of tiles and windows.
+    """How maps of one shape are cut into tiles, windows and parts.
 
     Offsets further than the map are always outside it, so the radius that is computed with is
     clipped per axis to ``h - 1`` and ``w - 1``; the scores beyond stay 0.
@@ -152,7 +154,7 @@ class _Plan:
 
     def __init__(self, maps: torch.Tensor, radius: int):
         self.samples, _, self.height, self.width = maps.shape
-        self.like = maps
+        self.options = {"dtype": maps.dtype, "device": maps.device}
         self.radius = radius
         self.radius_y = min(radius, self.height - 1)
         self.radius_x = min(radius, self.width - 1)
@@ -160,24 +162,23 @@ class _Plan:
         self.tiles_x = -(-self.width // TILE)
         self.window_y = TILE + 2 * self.radius_y
         self.window_x = TILE + 2 * self.radius_x
+        self.item = maps.element_size()
 
     @property
     def scores_shape(self) -> tuple[int, int, int, int]:
         return self.samples, self.height, self.width, (2 * self.radius + 1) ** 2
 
     def parts(self, channels: int) -> Iterator[_Part]:
-        """Cut samples x rows of tiles x columns of tiles so that each part fits the workspace.
+        """Cut samples x rows x columns of tiles so that each part fits the workspace.
 
-        ``channels`` counts the values per window cell that a part holds at once: the windows,
-        and the padded map they are cut from or the products that are added to them.
+        ``channels`` counts the values per cell that a part holds at once: the strips, and the
+        padded map they are cut from or the products that are added to them; for tiles alike.
         """
-        item = self.like.element_size()
-        # A tile needs its share of a strip, plus its (64, window) scores and its targets' values.
-        scores = TILE * TILE * (self.window_y * self.window_x + channels)
 
         def bytes_of(samples: int, rows: int, columns: int) -> int:
             strip = (rows * TILE + 2 * self.radius_y) * self.window_x * channels
-            return item * samples * columns * (strip + scores)
+            tiles = rows * TILE * TILE * (self.window_y * self.window_x + channels)
+            return self.item * samples * columns * (strip + tiles)
 
         samples = rows = columns = 1
         while columns < self.tiles_x and bytes_of(1, 1, columns + 1) <= WORKSPACE_BYTES:
@@ -196,151 +197,179 @@ class _Plan:
                     yield _Part(
                         self,
                         slice(n, min(n + samples, self.samples)),
-                        range(r, min(r + rows, self.tiles_y)),
-                        range(c, min(c + columns, self.tiles_x)),
+                        (r * TILE, min(rows, self.tiles_y - r)),
+                        (c * TILE, min(columns, self.tiles_x - c)),
                     )
 
 
 class _Part:
-    """A block of samples, rows and columns of tiles that is worked on at once."""
+    """A block of samples, rows and columns of tiles that is worked on at once.
 
-    def __init__(self, plan: _Plan, samples: slice, tile_rows: range, tile_columns: range):
-        self.plan = plan
-        self.samples = samples
-        self.tile_rows = tile_rows
-        self.tile_columns = tile_columns
+    Args:
+        vertical, horizontal: first row (column) of cells, and number of tiles.
+    """
+
+    def __init__(
+        self,
+        plan: _Plan,
+        samples: slice,
+        vertical: tuple[int, int],
+        horizontal: tuple[int, int],
+    ):
+        self.plan, self.samples = plan, samples
         self.count = samples.stop - samples.start
-        # The piece of the map that the windows of this part cover, in map coordinates ...
-        self.top = tile_rows[0] * TILE - plan.radius_y
-        self.left = tile_columns[0] * TILE - plan.radius_x
-        self.rows_covered = len(tile_rows) * TILE + 2 * plan.radius_y
-        self.columns_covered = len(tile_columns) * TILE + 2 * plan.radius_x
-        # ... and what of that lies inside the map.
-        self.inside_y = slice(max(self.top, 0), min(self.top + self.rows_covered, plan.height))
-        self.inside_x = slice(max(self.left, 0), min(self.left + self.columns_covered, plan.width))
+        (self.y, self.tiles_y), (self.x, self.tiles_x) = vertical, horizontal
+        self.rows_covered = self.tiles_y * TILE + 2 * plan.radius_y
+        self.columns_covered = self.tiles_x * TILE + 2 * plan.radius_x
 
-    def rows(self) -> Iterator[_Row]:
-        return (_Row(self, index) for index in range(len(self.tile_rows)))
+    # -- windows: strips of the reference, one for each column of tiles --
 
     def windows(self, maps: torch.Tensor) -> torch.Tensor:
-        """Strips of ``maps``, one per column of tiles: ``(n · columns, rows · window_x, C)``."""
-        inside = maps[self.samples, :, self.inside_y, self.inside_x].permute(0, 2, 3, 1)
-        top, left = self.inside_y.start - self.top, self.inside_x.start - self.left
-        bottom = self.rows_covered - inside.shape[1] - top
-        right = self.columns_covered - inside.shape[2] - left
-        padded = F.pad(inside, (0, 0, left, right, top, bottom))  # (n, rows, columns, C)
+        """Strips of ``maps``: ``(n · columns, rows_covered · window_x, C)``."""
+        cells, margins = self._covered(maps)
+        padded = F.pad(cells.permute(0, 2, 3, 1), (0, 0, *margins))  # (n, rows, columns, C)
         strips = padded.unfold(2, self.plan.window_x, TILE)  # (n, rows, tiles, C, window_x)
         strips = strips.permute(0, 2, 1, 4, 3).contiguous()
-        return strips.view(self.count * len(self.tile_columns), -1, maps.shape[1])
+        return strips.view(self.count * self.tiles_x, -1, maps.shape[1])
 
     def empty_windows(self, maps: torch.Tensor) -> torch.Tensor:
-        rows = self.rows_covered * self.plan.window_x
-        return maps.new_zeros(self.count * len(self.tile_columns), rows, maps.shape[1])
+        strip = self.rows_covered * self.plan.window_x
+        return maps.new_zeros(self.count * self.tiles_x, strip, maps.shape[1])
+
+    def rows(self, windows: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The windows of each row of tiles, views ``(n · columns, window, C)`` of the strips."""
+        window = self.plan.window_y * self.plan.window_x
+        for row in range(self.tiles_y):
+            start = row * TILE * self.plan.window_x
+            yield windows[:, start : start + window]
 
     def add_windows(self, windows: torch.Tensor, maps: torch.Tensor) -> None:
-        """Add every strip to the place in ``maps`` it was cut from (transpose of ``windows``)."""
-        plan, channels = self.plan, maps.shape[1]
-        padded = maps.new_zeros(self.count, self.rows_covered, self.columns_covered, channels)
-        strips = windows.view(self.count, -1, self.rows_covered, plan.window_x, channels)
-        for column in range(len(self.tile_columns)):
+        """Add every strip to the place in ``maps`` it stands for: the transpose of ``windows``."""
+        plan = self.plan
+        strips = windows.view(
+            self.count, self.tiles_x, self.rows_covered, plan.window_x, maps.shape[1]
+        )
+        padded = maps.new_zeros(self.count, self.rows_covered, self.columns_covered, maps.shape[1])
+        for column in range(self.tiles_x):
             left = column * TILE
             padded[:, :, left : left + plan.window_x] += strips[:, column]
-        top, left = self.inside_y.start - self.top, self.inside_x.start - self.left
-        inside = padded[
-            :,
-            top : top + self.inside_y.stop - self.inside_y.start,
-            left : left + self.inside_x.stop - self.inside_x.start,
-        ]
-        maps[self.samples, :, self.inside_y, self.inside_x] += inside.permute(0, 3, 1, 2)
+        cells, (left, _, top, _) = self._covered(maps)
+        height, width = cells.shape[2:]
+        cells += padded[:, top : top + height, left : left + width].permute(0, 3, 1, 2)
 
-    def band_buffer(self) -> torch.Tensor:
-        """Zeros ``(n · columns, 64, window)``; writing a band again touches the same places."""
+    def _covered(self, maps: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int, int, int]]:
+        """What this part's windows cover of ``maps``, and their margins (left, right, top, bottom)
+        beyond the map."""
         plan = self.plan
-        return plan.like.new_zeros(
-            self.count * len(self.tile_columns), TILE * TILE, plan.window_y * plan.window_x
+        top, left = self.y - plan.radius_y, self.x - plan.radius_x
+        bottom, right = top + self.rows_covered, left + self.columns_covered
+        cells = maps[
+            self.samples,
+            :,
+            max(top, 0) : min(bottom, plan.height),
+            max(left, 0) : min(right, plan.width),
+        ]
+        return cells, (
+            max(-left, 0),
+            max(right - plan.width, 0),
+            max(-top, 0),
+            max(bottom - plan.height, 0),
         )
 
+    # -- tiles of targets --
 
-class _Row:
-    """One row of tiles of a part."""
+    def tiles(self, maps: torch.Tensor) -> torch.Tensor:
+        """Cells of ``maps`` as ``(rows, n · columns, 64, C)``, zeros beyond the map."""
+        tiles = maps.new_zeros(self._tiles_shape(maps.shape[1]))
+        self._copy_tiles(tiles, maps, into_tiles=True)
+        return tiles
 
-    def __init__(self, part: _Part, index: int):
-        plan = part.plan
-        self.part, self.plan, self.index = part, plan, index
-        y = part.tile_rows[index] * TILE
-        self.y = slice(y, min(y + TILE, plan.height))
-        self.height = self.y.stop - self.y.start
-        # Whole tiles, then the narrower one at the right border if the width asks for it.
-        x = part.tile_columns[0] * TILE
-        end = min(x + len(part.tile_columns) * TILE, plan.width)
-        whole = (end - x) // TILE
-        spans = [(0, whole, x, TILE)] if whole else []
-        if (end - x) % TILE:
-            spans.append((whole, 1, x + whole * TILE, (end - x) % TILE))
-        self.spans = spans  # (first tile, number of tiles, first column of the map, tile width)
+    def empty_tiles(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.new_empty(self._tiles_shape(maps.shape[1]))
 
-    def window(self, windows: torch.Tensor) -> torch.Tensor:
-        """The windows of this row of tiles, a view ``(n · columns, window, C)`` of the strips."""
-        start = self.index * TILE * self.plan.window_x
-        return windows[:, start : start + self.plan.window_y * self.plan.window_x]
+    def write_tiles(self, tiles: torch.Tensor, maps: torch.Tensor) -> None:
+        """Put tiles back in their place in ``maps``: the transpose of ``tiles``."""
+        self._copy_tiles(tiles, maps, into_tiles=False)
 
-    def target_tiles(self, maps: torch.Tensor) -> torch.Tensor:
-        """Cells of this row of tiles ``(n · columns, 64, C)``, zeros beyond the map."""
-        count, channels = self.part.count, maps.shape[1]
-        columns = len(self.part.tile_columns)
-        tiles = maps.new_zeros(count, columns, TILE, TILE, channels)
-        for first, number, x, width in self.spans:
-            cells = maps[self.part.samples, :, self.y, x : x + number * width]
-            cells = cells.reshape(count, channels, self.height, number, width)
-            tiles[:, first : first + number, : self.height, :width] = cells.permute(0, 3, 2, 4, 1)
-        return tiles.view(count * columns, TILE * TILE, channels)
+    def _tiles_shape(self, channels: int) -> tuple[int, int, int, int]:
+        return self.tiles_y, self.count * self.tiles_x, TILE * TILE, channels
 
-    def write_targets(self, tiles: torch.Tensor, maps: torch.Tensor) -> None:
-        """Put ``(n · columns, 64, C)`` back in its place in ``maps``."""
-        count, channels = self.part.count, maps.shape[1]
-        tiles = tiles.view(count, -1, TILE, TILE, channels)
-        for first, number, x, width in self.spans:
-            cells = tiles[:, first : first + number, : self.height, :width]
-            cells = cells.permute(0, 4, 2, 1, 3).reshape(count, channels, self.height, -1)
-            maps[self.part.samples, :, self.y, x : x + number * width] = cells
+    def _copy_tiles(self, tiles: torch.Tensor, maps: torch.Tensor, into_tiles: bool) -> None:
+        tiles = tiles.view(self.tiles_y, self.count, self.tiles_x, TILE, TILE, -1)
+        for (rows, y), (columns, x) in self._blocks():
+            cells = maps[self.samples, :, y, x]
+            cells = cells.unflatten(3, (columns.stop - columns.start, -1))
+            cells = cells.unflatten(2, (rows.stop - rows.start, -1)).permute(2, 0, 4, 3, 5, 1)
+            tile = tiles[rows, :, columns, : cells.shape[3], : cells.shape[4]]
+            tile.copy_(cells) if into_tiles else cells.copy_(tile)
 
-    def read_band(self, tile: torch.Tensor, scores: torch.Tensor) -> None:
-        for band, place in self._bands(tile, scores):
+    # -- scores of tiles against their windows --
+
+    def tile_scores(self, make) -> torch.Tensor:
+        """A buffer ``(rows, n · columns, 64, window)``; of zeros where the band is to be filled."""
+        plan = self.plan
+        return make(
+            self.tiles_y,
+            self.count * self.tiles_x,
+            TILE * TILE,
+            plan.window_y * plan.window_x,
+            **plan.options,
+        )
+
+    def read_band(self, products: torch.Tensor, scores: torch.Tensor) -> None:
+        """Copy each target's own offsets out of the tiles' products into ``(N, h, w, K)``."""
+        for band, place in self._bands(products, scores):
             place.copy_(band)
 
-    def write_band(self, scores: torch.Tensor, tile: torch.Tensor) -> None:
-        for band, place in self._bands(tile, scores):
+    def write_band(self, scores: torch.Tensor, weights: torch.Tensor) -> None:
+        """The other way round."""
+        for band, place in self._bands(weights, scores):
             band.copy_(place)
 
-    def _bands(self, tile: torch.Tensor, scores: torch.Tensor):
-        """Pairs of views, equal in shape: the band of a tile's scores, and its place in the map.
+    def _bands(self, tiles: torch.Tensor, scores: torch.Tensor):
+        """Pairs of views, equal in shape: bands of the tiles' scores, and their place in the map.
 
-        Target (i, j) of a tile reads offset (dy, dx) at window cell (i + dy, j + dx): stepping a
-        target down or right steps the window with it, hence the slanted strides.
+        Target (i, j) of a tile meets offset (dy, dx) at window cell (i + dy, j + dx): one target
+        down or right is one window cell down or right, hence the slanted strides.
         """
-        plan, count = self.plan, self.part.count
+        plan = self.plan
         window = plan.window_y * plan.window_x
         ky, kx = 2 * plan.radius_y + 1, 2 * plan.radius_x + 1
-        columns = len(self.part.tile_columns)
-        band = tile.as_strided(
-            (count, columns, TILE, TILE, ky, kx),
+        tile = TILE * TILE * window
+        bands = tiles.as_strided(
+            (self.tiles_y, self.count, self.tiles_x, TILE, TILE, ky, kx),
             (
-                columns * TILE * TILE * window,
-                TILE * TILE * window,
+                self.count * self.tiles_x * tile,
+                self.tiles_x * tile,
+                tile,
                 TILE * window + plan.window_x,
                 window + 1,
                 plan.window_x,
                 1,
             ),
-            tile.storage_offset(),
         )
         side = 2 * plan.radius + 1
         by, bx = plan.radius - plan.radius_y, plan.radius - plan.radius_x
-        places = scores[self.part.samples, self.y]
-        for first, number, x, width in self.spans:
-            place = places[:, :, x : x + number * width].unflatten(2, (number, width))
-            place = place.unflatten(4, (side, side))[..., by : by + ky, bx : bx + kx]
-            yield (
-                band[:, first : first + number, : self.height, :width],
-                place.permute(0, 2, 1, 3, 4, 5),
-            )
+        for (rows, y), (columns, x) in self._blocks():
+            place = scores[self.samples, y, x].unflatten(3, (side, side))
+            place = place[..., by : by + ky, bx : bx + kx]
+            place = place.unflatten(2, (columns.stop - columns.start, -1))
+            place = place.unflatten(1, (rows.stop - rows.start, -1)).permute(1, 0, 3, 2, 4, 5, 6)
+            yield bands[rows, :, columns, : place.shape[3], : place.shape[4]], place
+
+    def _blocks(self):
+        """Whole tiles, and the cut ones at the lower and right border: for each block, which tiles
+        and which cells of the map, for rows and for columns."""
+
+        def spans(first: int, tiles: int, size: int):
+            whole = (min(first + tiles * TILE, size) - first) // TILE
+            end = first + whole * TILE
+            if whole:
+                yield slice(0, whole), slice(first, end)
+            if whole < tiles:
+                yield slice(whole, tiles), slice(end, size)
+
+        plan = self.plan
+        for rows in spans(self.y, self.tiles_y, plan.height):
+            for columns in spans(self.x, self.tiles_x, plan.width):
+                yield rows, columns
