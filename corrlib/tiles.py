@@ -19,6 +19,9 @@ windows of one column of tiles overlap in memory: they are views of one strip ``
 only strips are copied. The ``(2M+1)²`` scores that belong to each target lie on a slanted band of
 the tile's ``(64, window)`` result, which is one strided view.
 
+Windows and tiles hold the channels of a cell side by side, and so do results: maps that come in
+memory format ``channels_last`` are handled best.
+
 A call works on as many samples, then rows, then columns of tiles at once as fit in
 ``WORKSPACE_BYTES``, in few large operations: where other programs want the cores too, each
 operation that is split over threads may have to wait for all of them.
@@ -32,7 +35,7 @@ import torch
 import torch.nn.functional as F
 
 TILE = 8
-WORKSPACE_BYTES = 192 * 2**20
+WORKSPACE_BYTES = 128 * 2**20
 """Upper bound of the temporary memory of one call, beyond its inputs and its result; the least
 that can be worked on is one tile with its window."""
 
@@ -97,7 +100,7 @@ class _Gather(torch.autograd.Function):
         ctx.radius = radius
         ctx.save_for_backward(scores, values)
         plan = _Plan(values, radius)
-        gathered = torch.empty_like(values, memory_format=torch.contiguous_format)
+        gathered = torch.empty_like(values, memory_format=torch.channels_last)
         for part in plan.parts(2 * values.shape[1]):
             windows, weights = part.windows(values), part.tile_scores(torch.zeros)
             part.write_band(scores, weights)
@@ -124,7 +127,7 @@ class _Splat(torch.autograd.Function):
         ctx.radius = radius
         ctx.save_for_backward(scores, values)
         plan = _Plan(values, radius)
-        result = torch.zeros_like(values, memory_format=torch.contiguous_format)
+        result = torch.zeros_like(values, memory_format=torch.channels_last)
         for part in plan.parts(3 * values.shape[1]):
             windows, weights = part.empty_windows(values), part.tile_scores(torch.zeros)
             part.write_band(scores, weights)
