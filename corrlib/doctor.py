@@ -43,7 +43,6 @@ PACKAGES = {
     "opencv-python-headless": "cv2",
     "matplotlib": "matplotlib",
     "safetensors": "safetensors",
-    "pooch": "pooch",
     "tqdm": "tqdm",
     "ipywidgets": "ipywidgets",
     "jupyterlab": "jupyterlab",
