@@ -195,7 +195,8 @@ def load_weights(source: str | Path) -> CorrFlow:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the weights in {path} do not fit this version: {reason}") from error
-    return model.eval()
+    # On the CPU in bf16, and on tensor cores, convolutions are twice as fast in this layout.
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 def config_from(fields: dict) -> CorrFlowConfig:
