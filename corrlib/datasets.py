@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from corrlib.errors import InputError
@@ -188,7 +189,8 @@ def video_paths(paths: Iterable[str | Path]) -> list[Path]:
     A path is one of
 
     - a video file, by its suffix (``VIDEO_SUFFIXES``);
-    - a folder of frames: two or more jpg or png images right in it, and no video;
+    - a folder of frames: two or more jpg or png images right in it, and no video. Indexed PNGs
+      are masks, not frames: a folder of them is passed over;
     - any other folder: searched to any depth for those two. Where a folder has ``JPEGImages``,
       only that is searched, for the masks beside it are images too; of its resolutions the first
       of 480p, Full-Resolution and 1080p. Hidden entries are passed over;
@@ -250,14 +252,23 @@ def _search(folder: Path, seen: set[Path]) -> list[Path]:
     seen.add(folder.resolve())
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     videos = [e for e in entries if e.suffix.lower() in VIDEO_SUFFIXES and e.is_file()]
-    if not videos and len(frame_files(folder)) >= 2:
-        return [folder]
+    if not videos and len(images := frame_files(folder)) >= 2:
+        return [] if _is_indexed(images[0]) else [folder]
     folders = [entry for entry in entries if entry.is_dir()]
     if folder / "JPEGImages" in folders:
         folders = [_davis_folder(folder, "JPEGImages")]
     for inner in folders:
         videos += _search(inner, seen)
     return videos
+
+
+def _is_indexed(image: Path) -> bool:
+    """Whether a picture's pixels are indices into a palette, as a mask's are."""
+    try:
+        with Image.open(image) as picture:
+            return picture.mode == "P"
+    except (OSError, Image.DecompressionBombError):  # opening the video will say what is wrong
+        return False
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -201,6 +201,12 @@ def test_masks_of_an_annotated_data_set_are_no_video(tmp_path, resolutions):
     assert video_paths([tmp_path]) == [images / "a", images / "b"]
 
 
+def test_shipped_masks_are_no_training_video():
+    """Training on data/clips must not see the hand-drawn masks beside the clips."""
+    folder = Path(__file__).resolve().parent.parent / "data" / "clips"
+    assert {path.name for path in video_paths([folder])} == {"clip.mp4"}
+
+
 def test_a_list(tmp_path):
     video = touch(tmp_path / "videos/a.mp4")
     frames = save_frames(tmp_path / "frames/b")
