@@ -197,7 +197,7 @@ def _write_video(
     with VideoWriter(path, clip.fps) as writer:
         for index, frame in enumerate(frames):
             panels = [
-                _titled(frame if masks is None else overlay(_grey(frame), masks[index]), title)
+                _titled(frame if masks is None else overlay(views.grey(frame), masks[index]), title)
                 for title, masks in shown.items()
             ]
             picture = torch.cat(panels, dim=2)
@@ -213,11 +213,6 @@ def _write_video(
             quality=50,
             method=4,
         )
-
-
-def _grey(frame: torch.Tensor) -> torch.Tensor:
-    """Without its colours a frame shows an overlay of any colour."""
-    return frame.float().mean(dim=0, keepdim=True).byte().expand_as(frame).contiguous()
 
 
 def _titled(frame: torch.Tensor, title: str, band: int = 40) -> torch.Tensor:

@@ -277,7 +277,7 @@ class AttentionView:
         self._column = self._target.axvline(**lines)
         self._row = self._target.axhline(**lines)
         # A dim, grey reference lets the colours of the attention stand out.
-        dim = (_rgb(_grey(reference)) * 0.6).astype(np.uint8)
+        dim = (_rgb(grey(reference)) * 0.6).astype(np.uint8)
         self._maps, self._peaks, self._squares = [], [], []
         for axis in self._axes:
             axis.imshow(dim)
@@ -419,10 +419,11 @@ def _masked(
     """The frame in colour, or in grey under its mask, which stands out there on any object."""
     if masks is None or (isinstance(masks, Mapping) and index not in masks):
         return _rgb(frame)
-    return _rgb(overlay(_grey(frame), masks[index]))
+    return _rgb(overlay(grey(frame), masks[index]))
 
 
-def _grey(picture: torch.Tensor) -> torch.Tensor:
+def grey(picture: torch.Tensor) -> torch.Tensor:
+    """A picture ``(3, H, W)`` without its colours, uint8: an overlay shows on any object then."""
     return _bytes(picture).float().mean(dim=0, keepdim=True).expand(3, -1, -1).to(torch.uint8)
 
 
