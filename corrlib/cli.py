@@ -112,7 +112,10 @@ def _propagate(options: argparse.Namespace) -> int:
     if extractor is not None:
         needed = memory_estimate(size, count_objects(mask), extractor, config)
         objects = count_objects(mask)
-        print(f"{size[1]}x{size[0]}, {objects} object(s): needs about {needed / 2**20:.0f} MB")
+        print(
+            f"{size[1]}x{size[0]}, {objects} object(s): propagation needs about "
+            f"{needed / 2**20:.0f} MB, however long the video"
+        )
     with ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(options.out, video.info.fps))
         folder = options.masks_out and stack.enter_context(atomic_folder(options.masks_out))

@@ -195,7 +195,10 @@ def encoded_size(size: tuple[int, int], config: PropagationConfig) -> tuple[int,
 def memory_estimate(
     size: tuple[int, int], objects: int, extractor: FeatureExtractor, config: PropagationConfig
 ) -> int:
-    """Bytes that propagation holds for a video of ``size``, whatever its length."""
+    """Bytes that propagation holds for a video of ``size``, whatever its length.
+
+    Beside this come the program itself (about 0.7 GB with PyTorch) and the video codecs.
+    """
     height, width = (-(-side // extractor.stride) for side in encoded_size(size, config))
     memory = ReferenceMemory.estimate(
         (extractor.channels, height, width), objects + 1, config.references, config.radius
