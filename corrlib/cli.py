@@ -99,7 +99,7 @@ def _propagate(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from corrlib.files import atomic_folder
-    from corrlib.masks import check_mask, count_objects, overlay, read_mask, write_mask
+    from corrlib.masks import check_mask, overlay, read_mask, write_mask
     from corrlib.propagation import memory_estimate
     from corrlib.video import VideoWriter, open_video
 
@@ -107,11 +107,10 @@ def _propagate(options: argparse.Namespace) -> int:
     video = open_video(options.video)
     mask = read_mask(options.mask)
     size = (video.info.height, video.info.width)
-    check_mask(mask, *size)
+    objects = check_mask(mask, *size)
     method, extractor = _method(options, config)
     if extractor is not None:
-        needed = memory_estimate(size, count_objects(mask), extractor, config)
-        objects = count_objects(mask)
+        needed = memory_estimate(size, objects, extractor, config)
         print(
             f"{size[1]}x{size[0]}, {objects} object(s): propagation needs about "
             f"{needed / 2**20:.0f} MB, however long the video"

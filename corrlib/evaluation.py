@@ -72,7 +72,7 @@ def evaluate(
 def _evaluate_one(
     sequence: Sequence, method: Method, folder: Path | None
 ) -> tuple[SequenceScore, float]:
-    """Score one sequence frame by frame; the time is that of the method alone."""
+    """Score one sequence frame by frame; the time is that of decoding and of the method."""
     names = [path.stem for path in sequence.masks.values()]
     spent, count = 0.0, 0
 

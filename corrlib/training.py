@@ -207,7 +207,7 @@ class Trainer:
         Args:
             on_record: called with every line of the log, for live plots.
             progress: show a progress bar.
-            stop_after: the step to stop at, for splitting a run into sessions.
+            stop_after: the step to stop at, for doing a run in parts.
         """
         self._describe()
         saved = time.monotonic()
