@@ -2,32 +2,31 @@
 
     frames -> bottleneck g -> encoder Φ -> restricted affinity A -> copy colours -> loss
 
-Each frame of a clip is encoded once; every pair's affinity is computed once.
+Colours are copied from frame to frame of a clip, as labels will be at test time; what is copied
+next are sometimes the true colours and sometimes the copies (scheduled sampling), and copies that
+walked there and back have to come home (cycle consistency). Each frame of a clip is encoded once;
+every affinity is computed once.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from corrlib.affinity import normalise, restricted_affinity, transport
+from corrlib.affinity import full_affinity, normalise, restricted_affinity, transport
 from corrlib.bottleneck import Bottleneck
 from corrlib.colour import ColourQuantiser, rgb_to_lab
+from corrlib.cycle import round_trip, walk
 from corrlib.device import autocast
 from corrlib.encoders import make_encoder
 from corrlib.errors import InputError
-from corrlib.files import atomic_path
 from corrlib.reconstruction import colour_loss, lab_loss, reduce_labels
-
-WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "weights"
+from corrlib.sampling import ScheduledSampling
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,14 @@ class CorrFlowConfig:
         encoder: a name in :data:`corrlib.encoders.ENCODERS`.
         unit_features: L2-normalise features before comparing them (the authors do not).
         temperature: τ of the affinity (the authors' is 1).
-        radius: M of the restricted affinity, in cells.
+        radius: M of the restricted affinity, in cells; ``None`` compares with the whole frame.
         dropout: probability of channel dropout.
         jitter: probability of colour jitter.
-        pairs: (reference, target) frames of a clip that are compared.
+        grey_input: show the encoder lightness only, in training and after; the strictest
+            bottleneck (Vondrick et al. 2018; Li et al. 2019, §3).
+        sampling: when a step copies true colours and when copied ones.
+        cycle_weight: of the cycle loss beside the reconstruction (0 leaves it out).
+        both_directions: learn from each clip played backwards too, by the same affinities.
         loss_stride: the colour loss is taken at 1/loss_stride of the frame's size.
         lab_weight: weight of the Lab regression beside the colour loss (the authors' is 0).
     """
@@ -49,24 +52,50 @@ class CorrFlowConfig:
     encoder: str = "resnet18-stride4"
     unit_features: bool = False
     temperature: float = 1.0
-    radius: int = 6
+    radius: int | None = 6
     dropout: float = 0.7
     jitter: float = 0.1
-    pairs: tuple[tuple[int, int], ...] = ((0, 1),)
+    grey_input: bool = False
+    sampling: ScheduledSampling = ScheduledSampling()
+    cycle_weight: float = 0.1
+    both_directions: bool = False
     loss_stride: int = 1
     lab_weight: float = 0.0
 
+    @classmethod
+    def of(cls, fields: dict) -> CorrFlowConfig:
+        """From what ``dataclasses.asdict`` made of one."""
+        return cls(**fields | {"sampling": ScheduledSampling(**fields["sampling"])})
+
 
 class Losses(NamedTuple):
-    """Scalars of one batch; ``total`` is what is minimised."""
+    """Scalars of one batch; ``total`` is what is minimised.
+
+    Attributes:
+        colour: L_sim, the reconstruction's -log p, summed over the steps of a clip.
+        cycle: L_cycle, the same of the labels that came home, summed over the turning points.
+        lab: the Lab regression, summed over the steps.
+    """
 
     total: torch.Tensor
     colour: torch.Tensor
+    cycle: torch.Tensor
     lab: torch.Tensor
+
+
+WITHOUT: dict[str, Callable[[CorrFlowConfig], CorrFlowConfig]] = {
+    "dropout": lambda config: replace(config, dropout=0.0),
+    "restricted": lambda config: replace(config, radius=None),
+    "sampling": lambda config: replace(config, sampling=ScheduledSampling(1.0, 1.0)),
+    "cycle": lambda config: replace(config, cycle_weight=0.0),
+}
+"""The rows of the ablation (Lai & Xie 2019, table 2): each makes a method that lacks one part."""
 
 
 class CorrFlow(nn.Module):
     """The model: bottleneck, encoder and colour words; ``loss`` is the method."""
+
+    Config, Losses = CorrFlowConfig, Losses
 
     def __init__(self, config: CorrFlowConfig, generator: torch.Generator):
         super().__init__()
@@ -79,17 +108,30 @@ class CorrFlow(nn.Module):
     def stride(self) -> int:
         return self.encoder.stride
 
+    def prepare(self, frames: torch.Tensor, generator: torch.Generator) -> None:
+        """Find the colour words in frames ``(N, 3, H, W)`` in [0, 1], before training begins."""
+        ab = rgb_to_lab(frames).flatten(2)[:, 1:]  # (N, 2, H·W)
+        chosen = torch.randint(ab.shape[2], (256,), generator=generator)
+        self.quantiser = ColourQuantiser.fit(
+            ab[:, :, chosen].transpose(1, 2).reshape(-1, 2), generator
+        )
+
     def features(
         self, frames: torch.Tensor, precision: torch.dtype = torch.float32
     ) -> torch.Tensor:
         """Frames ``(B, 3, H, W)`` in [0, 1] to float32 features ``(B, C, h, w)``."""
+        if self.config.grey_input:
+            frames = (rgb_to_lab(frames)[:, :1] / 100).expand_as(frames)
         with autocast(frames.device, precision):
             features = self.encoder(frames)
         features = features.float()
         return normalise(features) if self.config.unit_features else features
 
     def affinity(self, reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Restricted affinity ``(B, (2M+1)², h, w)`` of two feature maps ``(B, C, h, w)``."""
+        """Affinity of two feature maps ``(B, C, h, w)``: restricted ``(B, (2M+1)², h, w)``, or
+        full ``(B, h·w, h·w)`` where the configuration has no radius."""
+        if self.config.radius is None:
+            return full_affinity(reference, target, self.config.temperature)
         return restricted_affinity(
             reference, target, self.config.radius, temperature=self.config.temperature
         )
@@ -99,107 +141,95 @@ class CorrFlow(nn.Module):
         clips: torch.Tensor,
         generator: torch.Generator | None = None,
         precision: torch.dtype = torch.float32,
+        share: float = 0.0,
     ) -> Losses:
-        """Reconstruct the colours of each pair's target from its reference.
+        """Copy the colours of a clip's first frame along it, and home again.
 
         Args:
-            clips: ``(B, T, 3, H, W)`` in [0, 1], H and W multiples of the stride.
-            generator: of the bottleneck's random decisions.
+            clips: ``(B, T, 3, H, W)`` in [0, 1], T at least 2, H and W multiples of the stride.
+            generator: of the bottleneck's and the sampling's random decisions.
             precision: of the encoder; everything after it is float32.
+            share: of the training that is done, 0 to 1; scheduled sampling follows it.
         """
         batch, length, _, height, width = clips.shape
-        if height % self.stride or width % self.stride:
+        if length < 2 or height % self.stride or width % self.stride:
             raise InputError(
-                f"expected clips with sides that are multiples of {self.stride}, "
-                f"got {height}x{width}"
+                f"expected clips of at least 2 frames with sides that are multiples of "
+                f"{self.stride}, got {length} frame(s) of {height}x{width}"
             )
-        lab = rgb_to_lab(clips)
+        config = self.config
         seen = self.bottleneck(clips, generator)
         features = self.features(seen.flatten(0, 1), precision).unflatten(0, (batch, length))
+        values, labels = self._colours(clips)
 
-        fine = F.avg_pool2d(lab.flatten(0, 1), self.config.loss_stride)
-        labels = self.quantiser(fine)  # (B·T, H/ls, W/ls)
+        # A walk is an order of the frames; a clip and its mirror in time share all affinities.
+        walks = [range(length)]
+        if config.both_directions:
+            walks.append(range(length)[::-1])
+        outward, homeward = self._affinities(features, walks)
+        values, labels = (
+            [torch.cat([maps[:, order[t]] for order in walks]) for t in range(length)]
+            for maps in (values, labels)
+        )
+
+        colour = cycle = regression = clips.new_zeros(())
+        source, copies = values[0], []
+        for t, affinity in enumerate(outward, start=1):
+            copies.append(transport(source, affinity))
+            colour = colour + colour_loss(copies[-1][:, :-3], labels[t])
+            regression = regression + lab_loss(copies[-1][:, -3:], values[t][:, -3:])
+            source = config.sampling.choose(values[t], copies[-1], share, generator)
+        if config.cycle_weight:
+            first = copies[0][:, :-3]  # copied from true colours in any case
+            for returned in round_trip([first, *walk(first, outward[1:])], homeward):
+                cycle = cycle + colour_loss(returned, labels[0])
+        total = colour + config.cycle_weight * cycle + config.lab_weight * regression
+        return Losses(total, colour, cycle, regression)
+
+    def _colours(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is copied, and what it is compared with.
+
+        Returns:
+            values ``(B, T, K + 3, h, w)``: the shares of the K colour words in each cell and its
+            mean Lab, which share one copy; labels ``(B, T, H/loss_stride, W/loss_stride)``.
+        """
+        size = clips.shape[:2]
+        lab = rgb_to_lab(clips).flatten(0, 1)
+        labels = self.quantiser(F.avg_pool2d(lab, self.config.loss_stride))
         reduced = reduce_labels(
             self.quantiser.one_hot(labels), self.stride // self.config.loss_stride
         )
-        coarse = F.avg_pool2d(lab.flatten(0, 1), self.stride)
-        # Labels and colours travel through one copy, as they share the affinity.
-        values = torch.cat([reduced, coarse], dim=1).unflatten(0, (batch, length))
-        labels = labels.unflatten(0, (batch, length))
-        coarse = coarse.unflatten(0, (batch, length))
+        values = torch.cat([reduced, F.avg_pool2d(lab, self.stride)], dim=1)
+        return values.unflatten(0, size), labels.unflatten(0, size)
 
-        def of_pairs(maps: torch.Tensor, side: int) -> torch.Tensor:
-            return torch.cat([maps[:, pair[side]] for pair in self.config.pairs])
+    def _affinities(
+        self, features: torch.Tensor, walks: Sequence[Sequence[int]]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Affinities along the walks and back, of ``features (B, T, C, h, w)``.
 
-        affinity = self.affinity(of_pairs(features, 0), of_pairs(features, 1))
-        copied = transport(of_pairs(values, 0), affinity)
-        colour = colour_loss(copied[:, :-3], of_pairs(labels, 1))
-        regression = lab_loss(copied[:, -3:], of_pairs(coarse, 1))
-        total = colour + self.config.lab_weight * regression
-        return Losses(total, colour, regression)
-
-
-def save_weights(model: CorrFlow, path: str | Path, **about: object) -> None:
-    """Write the model with its configuration, and whatever else should be known of it.
-
-    Floating-point values are stored in fp16, which halves the file and changes features by about
-    a thousandth; a checkpoint, not a weights file, continues a training run.
-    """
-    metadata = {"method": "corrflow", "config": json.dumps(asdict(model.config))}
-    metadata |= {key: json.dumps(value) for key, value in about.items()}
-    with atomic_path(path) as temporary:
-        safetensors.torch.save_file(
-            {
-                name: (value.half() if value.is_floating_point() else value).contiguous()
-                for name, value in model.state_dict().items()
-            },
-            temporary,
-            metadata=metadata,
-        )
+        Each list has one entry a step, the walks one after the other in its batch: ``outward[t]``
+        copies a walk's frame t to its frame t + 1, ``homeward[t]`` the other way round.
+        """
+        ahead = [(order[t], order[t + 1]) for order in walks for t in range(len(order) - 1)]
+        back = [(target, reference) for reference, target in ahead]
+        pairs = list(dict.fromkeys(ahead + back if self.config.cycle_weight else ahead))
+        references, targets = zip(*pairs, strict=True)
+        affinity = self.affinity(
+            features[:, list(references)].flatten(0, 1), features[:, list(targets)].flatten(0, 1)
+        ).unflatten(0, (-1, len(pairs)))
+        of = {pair: affinity[:, index] for index, pair in enumerate(pairs)}
+        outward, homeward = [], []
+        for t in range(len(walks[0]) - 1):
+            steps = [(order[t], order[t + 1]) for order in walks]
+            outward.append(torch.cat([of[pair] for pair in steps]))
+            if self.config.cycle_weight:
+                homeward.append(torch.cat([of[pair[::-1]] for pair in steps]))
+        return outward, homeward
 
 
-def load_weights(source: str | Path) -> CorrFlow:
-    """A model in eval mode, from a file or by the name of released weights.
+def __getattr__(name):  # TEMPORARY while others move to corrlib.weights
+    if name in ("load_weights", "save_weights"):
+        import corrlib.weights
 
-    Raises:
-        InputError: no such file or name, a truncated or foreign file, or weights that do not fit.
-    """
-    path = Path(source)
-    if not path.is_file():
-        released = {weights.stem: weights for weights in sorted(WEIGHTS.glob("*.safetensors"))}
-        if str(source) not in released:
-            names = ", ".join(released) or "none here"
-            raise InputError(
-                f"expected a weights file or the name of released weights ({names}), got {source}"
-            )
-        path = released[str(source)]
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        state = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(
-            f"expected a complete safetensors file, {path} is not one ({error}); "
-            "train or fetch the weights again"
-        ) from error
-    if metadata.get("method") != "corrflow":
-        raise InputError(f"expected CorrFlow weights, {path} holds {metadata.get('method', '?')}")
-    try:
-        model = CorrFlow(config_from(json.loads(metadata["config"])), torch.Generator())
-        model.load_state_dict(
-            {
-                name: value.float() if value.is_floating_point() else value
-                for name, value in state.items()
-            }
-        )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the weights in {path} do not fit this version: {reason}") from error
-    # On the CPU in bf16, and on tensor cores, convolutions are twice as fast in this layout.
-    return model.to(memory_format=torch.channels_last).eval()
-
-
-def config_from(fields: dict) -> CorrFlowConfig:
-    """The configuration from its JSON form."""
-    pairs = tuple(tuple(pair) for pair in fields.pop("pairs"))
-    return CorrFlowConfig(**fields, pairs=pairs)
+        return getattr(corrlib.weights, name)
+    raise AttributeError(name)

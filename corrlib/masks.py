@@ -24,8 +24,10 @@ VOID = 255
 
 MAX_PIXELS = 100_000_000
 MAX_GREY_ID = 100
+MAX_COLOURS = 20
+"""How many colours of a painter's own choice an image may hold and still be taken for a mask."""
 
-_EXPECTED = "expected an indexed PNG of object ids, or a black and white one"
+_EXPECTED = "expected a mask: an indexed PNG of ids, or one flat colour per object on black"
 
 
 def _davis_palette() -> np.ndarray:
@@ -75,18 +77,21 @@ def read_mask(path: str | Path) -> torch.Tensor:
     """Read a mask file as ``(H, W)`` uint8 object ids.
 
     - An indexed image gives its indices, whatever colours its palette holds.
-    - A greyscale image of 0 and 255 alone (or a 1-bit one) gives 0 and 1. Other grey levels are
-      ids as they stand, up to 100 and 255 (void): anything else is taken for a soft edge.
-    - An RGB image gives the id of each colour in the DAVIS palette; one that holds greys only
-      is read like a greyscale image. Fully transparent pixels are background.
+    - A greyscale image of 0 and 255 alone (or a 1-bit one) gives 0 and 1. Grey levels up to 100
+      are ids as they stand, beside 255 (void).
+    - An RGB image in colours of the DAVIS palette gives their ids; one that holds greys only is
+      read like a greyscale image. Fully transparent pixels are background.
+    - Any other image of at most ``MAX_COLOURS`` flat colours on black: the colours are numbered
+      1, 2, ... as they appear, row by row from the top left.
 
     Raises:
         InputError: no such file, not an image, 16 bits deep, more than 100 megapixels (told
-            from the header, nothing is decoded), or colours that stand for no id.
+            from the header, nothing is decoded), more colours than that, no black background,
+            or colours found along edges only, as smoothed edges leave them.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: {_EXPECTED}, found no such file; check the path")
+        raise InputError(f"{path}: {_EXPECTED}; found no such file, check the path")
     try:
         return torch.from_numpy(_decode(path))
     except Image.DecompressionBombError:
@@ -98,7 +103,7 @@ def read_mask(path: str | Path) -> torch.Tensor:
         if str(path) in reason:
             reason = "the content is no image"
         raise InputError(
-            f"{path}: {_EXPECTED}, but it cannot be read ({reason}); save it again as PNG"
+            f"{path}: {_EXPECTED}; it cannot be read ({reason}), save it again as PNG"
         ) from error
 
 
@@ -117,7 +122,7 @@ def _decode(path: Path) -> np.ndarray:
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(path)
         if image.mode.startswith(("I", "F")) or _png_bit_depth(path) == 16:
-            raise InputError(f"{path}: {_EXPECTED}, got 16 bits or more; save it with 8 bits")
+            raise InputError(f"{path}: {_EXPECTED}; got 16 bits or more, save it with 8 bits")
         if image.mode == "P":
             return np.array(image)
         if image.mode in ("1", "L"):
@@ -125,7 +130,7 @@ def _decode(path: Path) -> np.ndarray:
         if image.mode in ("RGB", "RGBA", "LA", "PA"):
             return _ids_from_rgb(np.array(image.convert("RGBA")), path)
         raise InputError(
-            f"{path}: {_EXPECTED}, got image mode {image.mode}; save it as an indexed PNG"
+            f"{path}: {_EXPECTED}; got image mode {image.mode}, save it as an indexed PNG"
         )
 
 
@@ -140,13 +145,9 @@ def _ids_from_grey(grey: np.ndarray, path: Path) -> np.ndarray:
     levels = _levels(grey)
     if np.isin(levels, (0, 255)).all():
         return (grey > 0).astype(np.uint8)
-    strange = levels[(levels > MAX_GREY_ID) & (levels != VOID)]
-    if strange.size:
-        raise InputError(
-            f"{path}: {_EXPECTED}, got {levels.size} grey levels, among them {strange[0]}, which "
-            "is no object id; save it without soft edges or JPEG compression"
-        )
-    return grey
+    if ((levels <= MAX_GREY_ID) | (levels == VOID)).all():
+        return grey
+    return _ids_by_appearance(grey.astype(np.int32) * 0x010101, path)
 
 
 def _levels(image: np.ndarray) -> np.ndarray:
@@ -157,22 +158,48 @@ def _levels(image: np.ndarray) -> np.ndarray:
 def _ids_from_rgb(rgba: np.ndarray, path: Path) -> np.ndarray:
     alpha = np.ascontiguousarray(rgba[..., 3])
     if not np.isin(_levels(alpha), (0, 255)).all():
-        raise InputError(
-            f"{path}: {_EXPECTED}, got half-transparent pixels; save it without soft edges"
-        )
+        raise InputError(f"{path}: {_EXPECTED}; got half-transparent pixels. {_FLAT}")
     rgb = np.where(alpha[..., None] > 0, rgba[..., :3], 0)
-    id_of_colour = {code: number for number, code in enumerate(_colour_codes(PALETTE).tolist())}
-    colours, inverse = np.unique(_colour_codes(rgb), return_inverse=True)
-    unknown = [code for code in colours.tolist() if code not in id_of_colour]
-    if not unknown:
-        ids = np.array([id_of_colour[code] for code in colours.tolist()], dtype=np.uint8)
-        return ids[inverse].reshape(alpha.shape)
+    codes = _colour_codes(rgb)
+    palette = _colour_codes(PALETTE)
+    if np.isin(codes, palette).all():
+        order = np.argsort(palette)
+        return order[np.searchsorted(palette, codes, sorter=order)].astype(np.uint8)
     if (rgb == rgb[..., :1]).all():
         return _ids_from_grey(np.ascontiguousarray(rgb[..., 0]), path)
-    raise InputError(
-        f"{path}: {_EXPECTED}, got an RGB image with {len(unknown)} colours that are not in the "
-        f"DAVIS palette, the first #{unknown[0]:06x}; save the ids as an indexed PNG"
-    )
+    return _ids_by_appearance(codes, path)
+
+
+_FLAT = "Paint without smoothed edges, do not save as JPEG, resize with nearest neighbour"
+
+
+def _ids_by_appearance(codes: np.ndarray, path: Path) -> np.ndarray:
+    """Number the colours ``(H, W)`` 0xRRGGBB from 1 as they appear; black is 0."""
+    colours, first = np.unique(codes, return_index=True)
+    if len(colours) > MAX_COLOURS:
+        raise InputError(
+            f"{path}: {_EXPECTED}; got {len(colours)} colours, #{codes.flat[first[1]]:06x} and "
+            f"others. {_FLAT}"
+        )
+    if colours[0] != 0:
+        raise InputError(
+            f"{path}: {_EXPECTED}; got {len(colours)} colours and no black. Paint the background "
+            "black (or make it transparent)"
+        )
+    ids = np.zeros(codes.shape, np.uint8)
+    edges = []
+    for number, index in enumerate(np.sort(first[1:]), start=1):
+        colour = codes.flat[index]
+        here = (codes == colour).astype(np.uint8)
+        if not cv2.erode(here, np.ones((3, 3), np.uint8)).any():
+            edges.append(f"#{colour:06x}")
+        ids += number * here
+    if edges:
+        raise InputError(
+            f"{path}: {_EXPECTED}; got {len(edges)} of {len(colours)} colours nowhere wider than 2 "
+            f"pixels, as on smoothed edges: {', '.join(edges[:3])}. {_FLAT}"
+        )
+    return ids
 
 
 def _colour_codes(rgb: np.ndarray) -> np.ndarray:
@@ -236,9 +263,12 @@ def check_mask(mask: torch.Tensor | np.ndarray, height: int, width: int) -> int:
     """
     ids = mask_array(mask)
     if ids.shape != (height, width):
+        remedy = "resize the mask with nearest neighbour"
+        if ids.shape == (width, height):
+            remedy = "it lies on its side: draw it on the frame as players show it, upright"
         raise InputError(
             f"expected a mask of {height}x{width} (height x width, as the video), got "
-            f"{ids.shape[0]}x{ids.shape[1]}; resize the mask with nearest neighbour"
+            f"{ids.shape[0]}x{ids.shape[1]}; {remedy}"
         )
     objects = count_objects(ids)
     if objects == 0:
@@ -290,17 +320,26 @@ def overlay(
         )
     if not 0 <= opacity <= 1:
         raise InputError(f"expected an opacity from 0 to 1, got {opacity}")
-    ids = np.where(ids == VOID, 0, ids).astype(np.uint8)
     drawn = np.array(frame.cpu().permute(1, 2, 0).numpy(), order="C")  # a copy, drawn upon
-    colours = DISPLAY_COLOURS[ids]
+    ids = np.where(ids == VOID, 0, ids).astype(np.uint8)
     thickness = max(1, round(min(ids.shape) / 240))
+    left, top, width, height = cv2.boundingRect(np.minimum(ids, 1))
+    if width:  # nothing changes further than 1 pixel around the objects
+        box = slice(max(top - 1, 0), top + height + 1), slice(max(left - 1, 0), left + width + 1)
+        drawn[box] = _drawn(drawn[box], np.ascontiguousarray(ids[box]), opacity, thickness)
+    return torch.from_numpy(drawn).permute(2, 0, 1).contiguous()
+
+
+def _drawn(picture: np.ndarray, ids: np.ndarray, opacity: float, thickness: int) -> np.ndarray:
+    """As :func:`overlay`, ``(H, W, 3)`` and ``(H, W)``."""
+    colours = cv2.LUT(cv2.merge([ids] * 3), DISPLAY_COLOURS[:, None].copy())
     reach = np.ones((2 * thickness + 1,) * 2, np.uint8)
     inside = np.minimum(ids, 1)
     outline = cv2.morphologyEx(ids, cv2.MORPH_GRADIENT, reach) * inside
     around = cv2.dilate(inside, np.ones((3, 3), np.uint8)) - inside
 
-    dark = drawn // 4
-    drawn = cv2.copyTo(cv2.addWeighted(drawn, 1 - opacity, colours, opacity, 0), inside, drawn)
+    dark = picture // 4
+    drawn = cv2.addWeighted(picture, 1 - opacity, colours, opacity, 0)
+    drawn = cv2.copyTo(drawn, inside, picture.copy())
     drawn = cv2.copyTo(colours, outline, drawn)
-    drawn = cv2.copyTo(dark, around, drawn)
-    return torch.from_numpy(drawn).permute(2, 0, 1).contiguous()
+    return cv2.copyTo(dark, around, drawn)

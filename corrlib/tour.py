@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from corrlib import baselines, views
 from corrlib.clips import Clip, shipped_clip, shipped_clips
-from corrlib.corrflow import CorrFlow, load_weights
+from corrlib.corrflow import CorrFlow
 from corrlib.device import choose_device, choose_precision
 from corrlib.errors import InputError
 from corrlib.files import atomic_path
@@ -30,8 +30,10 @@ from corrlib.frames import FrameCache
 from corrlib.masks import overlay, read_mask
 from corrlib.metrics import score_sequence, summarise
 from corrlib.propagation import FeatureExtractor, PropagationConfig, Propagator, propagate_mask
-from corrlib.training import PROFILES, Record, Trainer
+from corrlib.recipes import PROFILES
+from corrlib.training import Record, Trainer
 from corrlib.video import VideoWriter, read_video
+from corrlib.weights import load_weights
 
 CLIP = "box"
 ATTENTION_CELL = (24, 17)  # column and row of a feature cell on the box, at ATTENTION_FRAME
@@ -236,7 +238,7 @@ def _draw(
     losses = {
         f"seed {one.seed}": (
             [record.step for record in one.history],
-            [record.total for record in one.history],
+            [record.losses["total"] for record in one.history],
         )
         for one in trained
     }

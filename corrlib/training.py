@@ -10,14 +10,11 @@ import csv
 import json
 import math
 import platform
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,86 +23,34 @@ import torchvision
 from tqdm import tqdm
 
 from corrlib import __version__
-from corrlib.clip_sampler import ClipConfig, ClipSampler
-from corrlib.colour import ColourQuantiser, rgb_to_lab
-from corrlib.corrflow import CorrFlow, CorrFlowConfig, save_weights
+from corrlib.clip_sampler import ClipSampler
 from corrlib.device import choose_device, choose_precision
 from corrlib.errors import InputError
 from corrlib.files import atomic_path
 from corrlib.frames import FrameCache
 from corrlib.geometry import to_float
+from corrlib.interruption import interruption
+from corrlib.recipes import TrainingConfig
+from corrlib.weights import METHODS, method_name, save_weights
 
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """One training run. The defaults are the published schedule.
-
-    Attributes:
-        model, clips: the method and its data.
-        batch: clips per step.
-        optimiser: ``adam`` (published) or ``adamw``.
-        learning_rate: at the start.
-        weight_decay: of AdamW.
-        halve_at: numbers of clips after which the learning rate is halved; where empty, it falls
-            linearly to zero over the run.
-        steps: length of the run.
-        seed: of everything.
-    """
-
-    model: CorrFlowConfig = CorrFlowConfig()
-    clips: ClipConfig = ClipConfig()
-    batch: int = 6
-    optimiser: str = "adam"
-    learning_rate: float = 2e-4
-    weight_decay: float = 0.0
-    halve_at: tuple[int, ...] = (400_000, 600_000, 800_000, 1_000_000)
-    steps: int = 200_000
-    seed: int = 0
-
-
-_LAPTOP = TrainingConfig(
-    model=CorrFlowConfig(
-        encoder="resnet18-stride8",
-        unit_features=True,
-        temperature=0.07,
-        dropout=0.9,
-        pairs=((0, 1), (1, 0)),
-        loss_stride=4,
-        lab_weight=1.0,
-    ),
-    clips=ClipConfig(gap=(1, 8), crop=0.7, flip=0.5),
-    batch=4,
-    optimiser="adamw",
-    learning_rate=3e-4,
-    weight_decay=1e-4,
-    halve_at=(),
-    steps=2_500,
-)
-
-PROFILES = {
-    "published": TrainingConfig(),
-    "laptop": _LAPTOP,
-    "gpu": replace(_LAPTOP, batch=32, learning_rate=1e-3, steps=20_000),
-    "fast": replace(_LAPTOP, clips=replace(_LAPTOP.clips, size=64), batch=2, steps=4),
-}
-"""``laptop`` is a recipe for 15 CPU minutes, ``gpu`` the same in larger batches, ``fast`` shows in
-seconds that everything runs: its figures mean nothing."""
+SAMPLE = 256  # frames that a method sees before training, say to find its colour words
 
 
 class Record(NamedTuple):
-    """One line of the log: means over the steps since the last one."""
+    """One line of the log.
+
+    ``losses`` are the method's, by name, ``total`` first; means over the steps since the last line.
+    """
 
     step: int
     seconds: float
-    total: float
-    colour: float
-    lab: float
     learning_rate: float
+    losses: dict[str, float]
 
 
 @dataclass
 class Progress:
-    """How far a run has come. ``waiting`` are the losses ``(3,)`` of the steps not logged yet."""
+    """How far a run has come. ``waiting`` are the losses of each step not logged yet."""
 
     step: int = 0
     seconds: float = 0.0
@@ -114,7 +59,7 @@ class Progress:
 
 
 class Trainer:
-    """Fits a CorrFlow model to the frames of a cache.
+    """Fits a method to the frames of a cache.
 
     Args:
         config: the run.
@@ -157,14 +102,17 @@ class Trainer:
         self.checkpoint_seconds = checkpoint_seconds
         self.sampler = ClipSampler(cache, config.clips)
         self.progress = Progress()
-        self.model = CorrFlow(config.model, self._generator(-1))
+        method = METHODS[method_name(config.model)]
+        self.model = method(config.model, self._generator(-1))
         if not resume:
             if self.checkpoint.exists():
                 raise InputError(
                     f"{self.folder} already holds a run; continue it with --resume or choose "
                     "another folder"
                 )
-            self.model.quantiser = self._fit_colours()
+            generator = self._generator(-2)
+            sample = self.sampler(-(-SAMPLE // config.clips.length), generator)
+            self.model.prepare(to_float(sample.flatten(0, 1)), generator)
         self.model.to(self.device, memory_format=torch.channels_last).train()
         make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         if config.optimiser not in make:
@@ -218,7 +166,7 @@ class Trainer:
             return min(total, int(self.progress.seconds) if timed else self.progress.step)
 
         with (
-            _interruption() as interrupted,
+            interruption() as interrupted,
             tqdm(
                 total=total,
                 initial=done(),
@@ -234,7 +182,9 @@ class Trainer:
                 self.progress.seconds += time.monotonic() - started
                 if len(self.progress.waiting) == self.LOG_EVERY or self.share >= 1:
                     record = self._record()
-                    bar.set_postfix(loss=f"{record.total:.3f}", lr=f"{record.learning_rate:.1e}")
+                    bar.set_postfix(
+                        loss=f"{record.losses['total']:.3f}", lr=f"{record.learning_rate:.1e}"
+                    )
                     if on_record:
                         on_record(record)
                 bar.update(done() - bar.n)
@@ -269,12 +219,12 @@ class Trainer:
         }
 
     def _step(self) -> torch.Tensor:
-        """One step of the optimiser; returns the losses ``(3,)``, still on the device."""
+        """One step of the optimiser; returns the method's losses, still on the device."""
         generator = self._generator(self.progress.step)
         clips = self.sampler(self.config.batch, generator).to(self.device, non_blocking=True)
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
-        losses = self.model.loss(to_float(clips), generator, self.precision)
+        losses = self.model.loss(to_float(clips), generator, self.precision, self.share)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(losses.total).backward()
         self.scaler.step(self.optimiser)
@@ -296,20 +246,14 @@ class Trainer:
                 "lower the learning rate or use --precision fp32"
             )
         learning_rate = self.optimiser.param_groups[0]["lr"]
-        record = Record(self.progress.step, self.progress.seconds, *means, learning_rate)
+        losses = dict(zip(self.model.Losses._fields, means, strict=True))
+        record = Record(self.progress.step, self.progress.seconds, learning_rate, losses)
         self.progress.history.append(record)
         return record
 
     def _generator(self, step: int) -> torch.Generator:
         """The generator of one step; step -1 draws the initial weights, -2 the colours."""
         return torch.Generator().manual_seed(self.config.seed * 1_000_000_007 + step + 2)
-
-    def _fit_colours(self, frames: int = 256, pixels: int = 256) -> ColourQuantiser:
-        generator = self._generator(-2)
-        sample = self.sampler(-(-frames // self.config.clips.length), generator).flatten(0, 1)
-        lab = rgb_to_lab(to_float(sample)).flatten(2)[:, 1:]  # (frames, 2, pixels of a frame)
-        chosen = torch.randint(lab.shape[2], (pixels,), generator=generator)
-        return ColourQuantiser.fit(lab[:, :, chosen].transpose(1, 2).reshape(-1, 2), generator)
 
     def _describe(self) -> None:
         about = self.description() | {"command": sys.argv, "names": list(self.cache.names)}
@@ -331,7 +275,9 @@ class Trainer:
         with atomic_path(self.checkpoint) as path:
             torch.save(state, path)
         with atomic_path(self.folder / "log.csv") as path, path.open("w", newline="") as file:
-            csv.writer(file).writerows([Record._fields, *self.progress.history])
+            names = (*Record._fields[:-1], *self.model.Losses._fields)
+            lines = [(*record[:-1], *record.losses.values()) for record in self.progress.history]
+            csv.writer(file).writerows([names, *lines])
 
     def _load(self) -> None:
         if not self.checkpoint.is_file():
@@ -358,29 +304,6 @@ class Trainer:
                 f"the checkpoint {self.checkpoint} cannot be read ({reason}); "
                 "remove it to start again"
             ) from error
-
-
-@contextmanager
-def _interruption() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag; the second acts as usual."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    caught = []
-    before = {}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def catch(number: int, frame: object) -> None:
-        caught.append(number)
-        restore()
-
-    if threading.current_thread() is threading.main_thread():  # handlers exist only there
-        before = {number: signal.signal(number, catch) for number in signals}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        restore()
 
 
 def _as_json(config: TrainingConfig, minutes: float | None) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from corrlib.errors import InputError
 from corrlib.files import atomic_path
+from corrlib.sound import Sound, origin
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
@@ -41,13 +42,23 @@ class VideoInfo:
 
     ``height`` and ``width`` in pixels, after rotation; ``fps`` in frames per second (the average
     where the rate varies; ``FOLDER_FPS`` for a folder of images); ``frames`` as the container
-    states it, ``None`` where it does not.
+    states it, ``None`` where it does not; ``tick`` the seconds in whose multiples time stamps are
+    counted; ``seconds`` that the file lasts, ``None`` where it is not stated.
     """
 
     height: int
     width: int
     fps: Fraction
     frames: int | None
+    tick: Fraction
+    seconds: float | None
+
+    @property
+    def expected_frames(self) -> int | None:
+        """The stated number of frames, else the one that length and rate amount to, if stated."""
+        if self.frames is not None or self.seconds is None:
+            return self.frames
+        return max(1, round(self.seconds * self.fps))
 
 
 class Video:
@@ -64,6 +75,13 @@ class Video:
 
     def clip(self, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Tensor]:
         """The frames ``start, start + step, ...`` before ``stop``, as a slice counts them."""
+        raise NotImplementedError
+
+    def timed(self) -> Iterator[tuple[Fraction, Tensor]]:
+        """Every frame after the second at which it is shown, counted from the file's start.
+
+        The seconds increase from frame to frame, whatever the file says.
+        """
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -146,11 +164,21 @@ class VideoWriter:
         with VideoWriter("out.mp4", fps=24) as writer:
             writer.write(frame)  # uint8 (3, H, W)
 
+    ``tick`` (seconds) lets frames come at seconds of their own, in multiples of it. ``sound`` is a
+    video file whose sound is taken along, by :class:`corrlib.sound.Sound`; ``sound_note`` says
+    afterwards how.
+
     Raises ``InputError`` for a name that does not end in .mp4 or cannot be written, a rate outside
-    (0, 1000], frames that differ in size, and no frame at all.
+    (0, 1000], frames that differ in size or come before the one before, and no frame at all.
     """
 
-    def __init__(self, path: str | Path, fps: Fraction | float) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        fps: Fraction | float,
+        tick: Fraction | None = None,
+        sound: Path | None = None,
+    ) -> None:
         self.path = Path(path)
         if self.path.suffix.lower() != ".mp4":
             raise InputError(f"video is written as .mp4, got {self.path}; end the name in .mp4")
@@ -159,7 +187,13 @@ class VideoWriter:
         if not 0 < fps <= 1000:
             raise InputError(f"frames per second must lie in (0, 1000], got {fps}")
         self.fps = Fraction(fps).limit_denominator(1001)
+        self.tick = 1 / self.fps if tick is None else tick
         self.frames = 0
+        self.sound_note: str | None = None
+        self._sound_source = sound
+        self._sound: Sound | None = None
+        self._last = -1  # the time stamp of the latest frame, in ticks
+        self._whole_sound = True
         self._size: tuple[int, int] | None = None
         self._container: av.container.OutputContainer | None = None
         self._stack = ExitStack()
@@ -175,8 +209,12 @@ class VideoWriter:
     def __exit__(self, *exception: object) -> None:
         self._stack.__exit__(*exception)
 
-    def write(self, frame: Tensor) -> None:
-        """Append one uint8 frame ``(3, H, W)``."""
+    def stop_sound(self) -> None:
+        """End the sound with the latest frame; otherwise all there is of it is written."""
+        self._whole_sound = False
+
+    def write(self, frame: Tensor, second: Fraction | None = None) -> None:
+        """Append one uint8 frame ``(3, H, W)``, shown from ``second`` on, else at the next tick."""
         if frame.dtype != torch.uint8 or frame.dim() != 3 or frame.shape[0] != 3:
             raise InputError(
                 f"expected a uint8 frame (3, H, W), got {frame.dtype} {tuple(frame.shape)}"
@@ -189,13 +227,24 @@ class VideoWriter:
                 f"frame {self.frames} of {self.path} is {size[1]}x{size[0]}, "
                 f"the first was {self._size[1]}x{self._size[0]}"
             )
+        time = self._last + 1 if second is None else round(second / self.tick)
+        if time <= self._last:
+            raise InputError(
+                f"frame {self.frames} of {self.path} is to be shown at {float(second):g} s, not "
+                "after the frame before it"
+            )
+        self._last = time
+        if self._sound is not None:
+            self._sound.advance(time * self.tick)
         rgb = frame.cpu().permute(1, 2, 0).numpy()
-        rgb = np.pad(rgb, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
+        if size[0] % 2 or size[1] % 2:
+            rgb = np.pad(rgb, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24").reformat(
             format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
         )
-        picture.pts = self.frames
-        self._container.mux(self._stream.encode(picture))
+        picture.pts, picture.time_base = time, self.tick
+        with self._readable_errors():
+            self._container.mux(self._stream.encode(picture))
         self.frames += 1
 
     def _start(self, size: tuple[int, int]) -> None:
@@ -203,14 +252,22 @@ class VideoWriter:
         self._container = av.open(
             str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"}
         )
-        self._stream = self._container.add_stream("libx264", rate=self.fps, options={"crf": "18"})
+        # No B-frames: with them, frames at uneven times make the mp4 misstate its length. The
+        # preset looks few frames ahead, which in 4K saves half a gigabyte.
+        options = {"crf": "18", "preset": "veryfast", "bf": "0"}
+        self._stream = self._container.add_stream("libx264", rate=self.fps, options=options)
         self._stream.height, self._stream.width = (side + side % 2 for side in size)
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context
+        context.time_base = self.tick
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
         context.color_range = 1  # limited, as players expect
+        if self._sound_source is not None:
+            self._sound = Sound(self._sound_source, self._container)
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._sound is not None:
+            self._stack.callback(self._sound.close)
         if kind is not None:
             if self._container is not None:
                 with suppress(Exception):  # the first exception is the one to report
@@ -218,8 +275,19 @@ class VideoWriter:
         elif self._container is None:
             raise InputError(f"no frame was written to {self.path}: a video needs at least one")
         else:
-            with self._container:
+            with self._readable_errors(), self._container:
                 self._container.mux(self._stream.encode())
+                if self._sound is not None:
+                    end = self._last * self.tick + 1 / self.fps
+                    self._sound.advance(None if self._whole_sound else end)
+                    self.sound_note = self._sound.note
+
+    @contextmanager
+    def _readable_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # a full disk, say; errors of av are OSErrors where the system's
+            raise InputError(f"cannot write {self.path}: {_reason(error)}") from error
 
 
 class _FileVideo(Video):
@@ -231,7 +299,15 @@ class _FileVideo(Video):
             if first is None:
                 raise InputError(f"{path} has no frame that can be decoded")
             height, width = _to_tensor(first).shape[1:]
-            self.info = VideoInfo(height, width, _frame_rate(stream), stream.frames or None)
+            seconds = container.duration and container.duration / av.time_base
+            self.info = VideoInfo(
+                height,
+                width,
+                _frame_rate(stream),
+                stream.frames or None,
+                stream.time_base,
+                seconds if seconds and seconds > 0 else None,
+            )
 
     def clip(self, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Tensor]:
         _check_range(start, stop, step)
@@ -243,6 +319,22 @@ class _FileVideo(Video):
                 frame = _to_tensor(picture)
                 _check_size(self.info, frame.shape[1:], f"frame {index} of {self.path}")
                 yield frame
+
+    def timed(self) -> Iterator[tuple[Fraction, Tensor]]:
+        with _open_stream(self.path) as (container, stream):
+            tick = self.info.tick
+            start, last = round(origin(container) / tick) * tick, None
+            for index, picture in enumerate(_decode(self.path, container, stream)):
+                frame = _to_tensor(picture)
+                _check_size(self.info, frame.shape[1:], f"frame {index} of {self.path}")
+                if picture.pts is not None:
+                    second = max(picture.pts * picture.time_base - start, Fraction(0))
+                elif last is None:
+                    second = Fraction(0)
+                else:
+                    second = last + round(1 / self.info.fps / tick) * tick
+                last = second if last is None else max(second, last + tick)
+                yield last, frame
 
 
 class _FolderVideo(Video):
@@ -260,7 +352,10 @@ class _FolderVideo(Video):
                 f"in {path}; keep masks and other pictures in another folder"
             )
         height, width = _read_image(self.files[0]).shape[1:]
-        self.info = VideoInfo(height, width, FOLDER_FPS, len(self.files))
+        count = len(self.files)
+        self.info = VideoInfo(
+            height, width, FOLDER_FPS, count, 1 / FOLDER_FPS, float(count / FOLDER_FPS)
+        )
 
     def clip(self, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Tensor]:
         _check_range(start, stop, step)
@@ -268,6 +363,10 @@ class _FolderVideo(Video):
             frame = _read_image(file)
             _check_size(self.info, frame.shape[1:], str(file))
             yield frame
+
+    def timed(self) -> Iterator[tuple[Fraction, Tensor]]:
+        for index, frame in enumerate(self):
+            yield index / FOLDER_FPS, frame
 
 
 def natural_key(path: Path | str) -> tuple:

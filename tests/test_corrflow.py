@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from corrlib.affinity import normalise
+from corrlib.affinity import normalise, transport
 from corrlib.colour import ColourQuantiser, rgb_to_lab
-from corrlib.corrflow import CorrFlow, CorrFlowConfig
+from corrlib.corrflow import WITHOUT, CorrFlow, CorrFlowConfig
 from corrlib.errors import InputError
-from corrlib.training import PROFILES
+from corrlib.recipes import PROFILES
+from corrlib.reconstruction import colour_loss, reduce_labels
+from corrlib.sampling import ScheduledSampling
 
 
 def model(generator, **settings) -> CorrFlow:
@@ -54,32 +57,92 @@ def test_a_still_clip_costs_less_than_a_shuffled_one(generator):
     assert made.loss(still).total < made.loss(other).total
 
 
-def test_both_directions_are_the_mean_of_each(generator):
-    clips = torch.rand(2, 2, 3, 32, 48, generator=generator)
-    made = model(generator, lab_weight=0.5)
-    both = {}
-    for pairs in (((0, 1),), ((1, 0),), ((0, 1), (1, 0))):
-        made.config = CorrFlowConfig(**{**vars(made.config), "pairs": pairs})
-        both[pairs] = torch.stack(made.loss(clips))
-    *single, double = both.values()
-    torch.testing.assert_close(sum(single) / 2, double)
+def test_both_directions_are_the_mean_of_a_clip_and_its_mirror_in_time(generator):
+    clips = torch.rand(2, 3, 3, 32, 48, generator=generator)
+    settings = {"lab_weight": 0.5, "sampling": ScheduledSampling(1.0, 1.0)}
+    made = model(generator, **settings)
+    single = [torch.stack(made.loss(played)) for played in (clips, clips.flip(1))]
+    made.config = replace(made.config, both_directions=True)
+    torch.testing.assert_close(sum(single) / 2, torch.stack(made.loss(clips)))
 
 
 def test_total_is_the_weighted_sum_and_gradients_reach_every_parameter(generator):
-    made = model(generator, lab_weight=0.7).train()
-    losses = made.loss(torch.rand(2, 2, 3, 64, 64, generator=generator), generator)
-    torch.testing.assert_close(losses.total, losses.colour + 0.7 * losses.lab)
+    made = model(generator, lab_weight=0.7, cycle_weight=0.3).train()
+    losses = made.loss(torch.rand(2, 3, 3, 64, 64, generator=generator), generator)
+    expected = losses.colour + 0.3 * losses.cycle + 0.7 * losses.lab
+    torch.testing.assert_close(losses.total, expected)
     losses.total.backward()
     for name, parameter in made.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
-def test_each_frame_is_encoded_once(generator):
-    made = model(generator, pairs=((0, 1), (1, 0), (0, 2)))
-    encoded = []
+@pytest.mark.parametrize("both", [False, True])
+def test_each_frame_is_encoded_once_and_each_affinity_computed_once(both, generator, monkeypatch):
+    made = model(generator, both_directions=both)
+    encoded, compared = [], []
     made.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
-    made.loss(torch.rand(2, 3, 3, 32, 32, generator=generator))
+    affinity = made.affinity
+    monkeypatch.setattr(made, "affinity", lambda r, t: compared.append(len(r)) or affinity(r, t))
+    made.loss(torch.rand(2, 3, 3, 32, 32, generator=generator), generator)
     assert encoded == [6]
+    assert compared == [2 * 4]  # 1-2, 2-3 and back, of two clips
+
+
+@pytest.mark.parametrize("radius", [2, None])
+def test_the_loss_is_the_published_one_step_by_step(radius, generator):
+    """L_sim over two steps and L_cycle over one and two, written out."""
+    made = model(generator, radius=radius, sampling=ScheduledSampling(0.0, 0.0))
+    clips = torch.rand(1, 3, 3, 32, 40, generator=generator)
+    losses = made.loss(clips, generator)
+    f = [made.features(clips[:, t]) for t in range(3)]
+    lab = rgb_to_lab(clips)
+    labels = [made.quantiser(lab[:, t]) for t in range(3)]
+    first = reduce_labels(made.quantiser.one_hot(labels[0]), made.stride)
+
+    def copy(values, reference, target):
+        return transport(values, made.affinity(f[reference], f[target]))
+
+    second = copy(first, 0, 1)
+    third = copy(second, 1, 2)
+    colour = colour_loss(second, labels[1]) + colour_loss(third, labels[2])
+    home_1 = copy(second, 1, 0)
+    home_2 = copy(copy(third, 2, 1), 1, 0)
+    cycle = colour_loss(home_1, labels[0]) + colour_loss(home_2, labels[0])
+    torch.testing.assert_close(losses.colour, colour)
+    torch.testing.assert_close(losses.cycle, cycle)
+    torch.testing.assert_close(losses.total, colour + 0.1 * cycle)
+
+
+def test_sampling_follows_the_share_of_the_training(generator):
+    made = model(generator, sampling=ScheduledSampling(1.0, 0.0), cycle_weight=0.0)
+    clips = torch.rand(1, 3, 3, 32, 32, generator=generator)
+    always = replace(made.config, sampling=ScheduledSampling(1.0, 1.0))
+    never = replace(made.config, sampling=ScheduledSampling(0.0, 0.0))
+    begin, end = made.loss(clips, generator, share=0.0), made.loss(clips, generator, share=1.0)
+    made.config = always
+    torch.testing.assert_close(begin.colour, made.loss(clips, generator).colour)
+    made.config = never
+    torch.testing.assert_close(end.colour, made.loss(clips, generator).colour)
+    assert begin.colour != end.colour
+
+
+def test_each_row_of_the_ablation_lacks_one_part():
+    full = CorrFlowConfig()
+    rows = {name: without(full) for name, without in WITHOUT.items()}
+    assert rows["dropout"] == replace(full, dropout=0.0)
+    assert rows["restricted"] == replace(full, radius=None)
+    assert rows["sampling"].sampling.probability(0.0) == rows["sampling"].sampling.probability(1.0)
+    assert rows["sampling"].sampling.probability(1.0) == 1
+    assert rows["cycle"] == replace(full, cycle_weight=0.0)
+
+
+def test_without_cycle_no_affinity_leads_home(generator, monkeypatch):
+    made = model(generator, cycle_weight=0.0)
+    compared = []
+    affinity = made.affinity
+    monkeypatch.setattr(made, "affinity", lambda r, t: compared.append(len(r)) or affinity(r, t))
+    losses = made.loss(torch.rand(1, 3, 3, 32, 32, generator=generator), generator)
+    assert compared == [2] and losses.cycle == 0
 
 
 def test_features_follow_the_configuration(generator):
@@ -106,10 +169,14 @@ def test_the_defaults_are_the_published_model(generator):
     assert published.model == config
     assert (published.batch, published.learning_rate) == (6, 2e-4)
     assert published.clips.gap == (4, 4) and published.clips.size == 256
+    assert published.clips.length == 3 and not config.both_directions
+    assert config.sampling == ScheduledSampling(0.9, 0.6) and config.cycle_weight == 0.1
     made = CorrFlow(config, generator)
     assert made.stride == 4 and made.quantiser.centroids.shape == (16, 2)
 
 
-def test_clips_that_do_not_divide_into_cells_are_errors(generator):
+def test_clips_that_do_not_divide_into_cells_or_have_one_frame_are_errors(generator):
+    with pytest.raises(InputError, match="at least 2 frames"):
+        model(generator).loss(torch.rand(1, 1, 3, 32, 32))
     with pytest.raises(InputError, match="multiples of 8"):
         model(generator).loss(torch.rand(1, 2, 3, 30, 32))

@@ -109,6 +109,53 @@ def test_rgb_in_palette_colours(tmp_path):
     assert read_mask(tmp_path / "m.png").tolist() == ids.tolist()
 
 
+def painted(colours: list[tuple[int, int, int]], size: int = 12) -> np.ndarray:
+    """Stripes of a colour each, from the top, 6 pixels high, on black."""
+    image = np.zeros((6 * len(colours) + 4, size, 3), np.uint8)
+    for number, colour in enumerate(colours):
+        image[6 * number : 6 * number + 6, : size - 4] = colour
+    return image
+
+
+def test_a_painters_own_colours_are_numbered_as_they_appear(tmp_path):
+    image = painted([(255, 255, 0), (255, 0, 0), (1, 2, 3)])
+    image[20:, 2:5] = (255, 255, 0)  # what was seen before keeps its number
+    Image.fromarray(image).save(tmp_path / "m.png")
+    ids = read_mask(tmp_path / "m.png")
+    assert [ids[y, 1].item() for y in (0, 6, 12)] == [1, 2, 3]
+    assert ids[21, 3] == 1 and ids[0, 11] == 0
+    assert sorted(ids.unique().tolist()) == [0, 1, 2, 3]
+
+
+def test_grey_levels_that_are_no_ids_are_numbered_too(tmp_path):
+    Image.fromarray(painted([(200,) * 3, (120,) * 3, (255,) * 3])).convert("L").save(
+        tmp_path / "m.png"
+    )
+    ids = read_mask(tmp_path / "m.png")
+    assert [ids[y, 1].item() for y in (0, 6, 12, 21)] == [1, 2, 3, 0]
+
+
+def smoothed(image: np.ndarray) -> np.ndarray:
+    small = Image.fromarray(image[::2, ::2])
+    return np.array(small.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (smoothed(painted([(255, 0, 0)])), "nowhere wider than 2 pixels"),
+        (smoothed(painted([(255, 0, 0), (0, 0, 255), (9, 250, 9)], 40)), "smoothed edges"),
+        (painted([(10 * n, 3, 1) for n in range(20)]), "21 colours"),
+        (np.full((9, 9, 3), 77, np.uint8) * np.array([1, 2, 3], np.uint8), "no black"),
+    ],
+)
+def test_smoothed_edges_and_photographs_are_named(tmp_path, image, says):
+    Image.fromarray(image).save(tmp_path / "m.png")
+    with pytest.raises(InputError) as error:
+        read_mask(tmp_path / "m.png")
+    assert says in one_line(error)
+
+
 def test_transparent_pixels_are_background(tmp_path):
     rgba = np.array([[[255, 255, 255, 0], [255, 255, 255, 255]]], np.uint8)
     Image.fromarray(rgba).save(tmp_path / "m.png")
@@ -153,7 +200,7 @@ def save_enormous(path: Path) -> None:
 @pytest.mark.parametrize(
     ("save", "says"),
     [
-        (save_soft_grey, "130"),
+        (save_soft_grey, "#828282"),
         (save_unknown_colour, "#112233"),
         (save_half_transparent, "half-transparent"),
         (save_sixteen_bit, "16 bits"),
@@ -223,7 +270,9 @@ def test_check_mask():
     with pytest.raises(InputError) as error:
         check_mask(mask, 6, 4)
     assert "6x4" in one_line(error) and "4x6" in one_line(error)
-    assert "resize the mask with nearest neighbour" in one_line(error)
+    assert "on its side" in one_line(error)
+    with pytest.raises(InputError, match="resize the mask with nearest neighbour"):
+        check_mask(mask, 8, 12)
 
 
 def test_one_hot():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from corrlib import propagation, propagation_reference
 from corrlib.baselines import colour_patch, random_features
+from corrlib.datasets import davis
 from corrlib.errors import InputError
 from corrlib.metrics import region_similarity
 from corrlib.propagation import (
@@ -17,13 +20,32 @@ from corrlib.propagation import (
     PropagationConfig,
     Propagator,
     encoded_size,
+    harden,
+    label_grid,
     labels_to_mask,
     mask_to_labels,
     memory_estimate,
+    propagate_labels,
     propagate_mask,
+    stretch,
 )
 
 CONFIG = PropagationConfig(references=2, radius=3, topk=5)
+
+POLICIES = {
+    "joint": {},
+    "whole first": {"first_radius": None},
+    "no first": {"first": False},
+    "long term": {"references": 1, "long_term": 2},
+    "per reference": {"per_reference": True},
+    "shares of all, stretched": {"rescale": False, "per_reference": True, "normalise_labels": True},
+    "all": {"topk": None},
+    "hard": {"feedback": "hard"},
+    "raw features": {"unit_features": False, "temperature": 1.0},
+    "another size": {"short_side": 56},
+    "enlarged": {"short_side": 100},
+}
+"""How a config may differ from one that takes the first and 2 latest frames, radius 3, top 5."""
 
 
 def noise(generator, height: int, width: int, grain: int) -> torch.Tensor:
@@ -109,6 +131,22 @@ def test_odd_frame_sizes(height, width, generator):
     found = list(propagate_mask(frames, masks[0], colour_patch(), CONFIG))
     assert all(mask.shape == (height, width) for mask in found)
     assert region_similarity(found[-1], masks[-1]) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "expected"),
+    [
+        ((480, 854), None, (480, 854)),
+        ((240, 432), None, (240, 432)),
+        ((1080, 1920), None, (480, 853)),
+        ((1920, 1080), None, (853, 480)),
+        ((2160, 3840), 1080, (1080, 1920)),
+        ((480, 854), 960, (960, 1708)),
+        ((481, 481), 481, (481, 481)),
+    ],
+)
+def test_frames_are_encoded_as_they_are_up_to_480(size, short_side, expected):
+    assert encoded_size(size, PropagationConfig(short_side=short_side)) == expected
 
 
 @pytest.mark.parametrize("short_side", [48, 96, 150])
@@ -228,10 +266,213 @@ def test_memory_is_estimated_by_size_not_by_length():
     assert 0 < small < large
     more = memory_estimate((96, 128), 1, colour_patch(), replace(config, references=8))
     assert small < more
-    assert memory_estimate((192, 256), 1, colour_patch(), replace(config, short_side=96)) == small
+    assert memory_estimate((192, 256), 1, colour_patch(), replace(config, references=8)) > large
+    # Frames above 480 are encoded at 480; only the masks themselves are larger.
+    full, hd = (memory_estimate(s, 1, colour_patch(), config) for s in ((480, 864), (1080, 1944)))
+    assert full < hd < 1.3 * full
+    enlarged = replace(config, short_side=960)
+    assert memory_estimate((480, 864), 1, colour_patch(), enlarged) > 3 * full
+
+
+# Policies
+
+
+def test_a_config_takes_what_it_leaves_open_from_the_extractor():
+    extractor = replace(colour_patch(), temperature=0.3, unit_features=False)
+    open_ = PropagationConfig(temperature=None, unit_features=None)
+    found = open_.for_extractor(extractor)
+    assert (found.temperature, found.unit_features) == (0.3, False)
+    assert PropagationConfig().for_extractor(extractor) == PropagationConfig()
+    assert Propagator(extractor, open_).config == found
+
+
+def test_features_are_compared_as_asked(generator):
+    frame = moving(generator, frames=1)[0][0]
+    unit, raw = (
+        Propagator(colour_patch(), replace(CONFIG, unit_features=unit)).encode(frame)
+        for unit in (True, False)
+    )
+    torch.testing.assert_close(unit.norm(dim=0), torch.ones_like(unit[0]))
+    torch.testing.assert_close(F.normalize(raw, dim=0), unit)
+    assert raw.norm(dim=0).std() > 0.1
+
+
+def test_hard_feedback_gives_a_cell_to_whoever_has_its_pixels(generator):
+    labels = torch.rand(3, 6, 8, generator=generator).softmax(0)
+    hard = harden(labels, (45, 61), 8)
+    ids = labels_to_mask(labels, (45, 61), 8, CONFIG)
+    assert torch.equal(hard, mask_to_labels(ids, 8, CONFIG, maps=3))
+    frames, masks = moving(generator, frames=4)
+    found = {}
+    for feedback in ("soft", "hard"):
+        propagator = Propagator(colour_patch(), replace(CONFIG, feedback=feedback))
+        propagator.start(frames[0], mask_to_labels(masks[0], 8, CONFIG))
+        propagator.step(frames[1])
+        fed_back = propagator.memory.labels[1]
+        found[feedback] = fed_back
+        assert torch.allclose(fed_back.sum(1), torch.ones(len(fed_back)), atol=1e-5)
+    ends = [((maps == 0) | (maps == 1)).float().mean() for maps in found.values()]
+    assert ends[0] < ends[1]
+
+
+def test_stretched_labels_span_0_to_1_and_are_not_fed_back(generator):
+    frames, _ = moving(generator, frames=3)
+    labels = torch.stack([torch.rand(12, 16, generator=generator) * 3 + 1, torch.ones(12, 16)])
+    plain, stretched = (
+        Propagator(colour_patch(), replace(CONFIG, normalise_labels=on)) for on in (False, True)
+    )
+    for propagator in (plain, stretched):
+        propagator.start(frames[0], labels)
+    for frame in frames[1:]:
+        raw, found = plain.step(frame), stretched.step(frame)
+        assert found[0].min() == 0 and found[0].max() == 1
+        torch.testing.assert_close(
+            found[0], (raw[0] - raw[0].min()) / (raw[0].max() - raw[0].min())
+        )
+    torch.testing.assert_close(stretched.memory.labels, plain.memory.labels)
+    assert torch.equal(stretch(torch.full((1, 2, 2), 0.7)), torch.full((1, 2, 2), 0.7))
+
+
+def test_labels_of_any_meaning_are_carried_along(generator):
+    frames, _ = moving(generator, frames=4)
+    grid = label_grid((96, 128), 8)
+    labels = torch.randn(2, *grid, generator=generator)
+    found = list(propagate_labels(iter(frames), labels, colour_patch(), CONFIG))
+    assert len(found) == 4 and torch.equal(found[0], labels)
+    propagator = Propagator(colour_patch(), CONFIG)
+    propagator.start(frames[0], labels)
+    for frame, maps in zip(frames[1:], found[1:], strict=True):
+        torch.testing.assert_close(propagator.step(frame), maps)
+
+
+# Objects that appear later
+
+
+def appearing(generator):
+    """Two objects; the second has a mask from frame 2 on."""
+    frames, masks = moving(generator, objects=2, frames=6)
+    first = torch.where(masks[0] == 1, masks[0], 0)
+    return frames, masks, first
+
+
+def test_an_object_that_appears_later_is_followed_from_there_on(generator):
+    frames, masks, first = appearing(generator)
+    later = {2: masks[2]}
+    found = list(propagate_mask(frames, first, colour_patch(), CONFIG, later=later))
+    assert list(later) == [2]
+    assert not any((mask == 2).any() for mask in found[:2])
+    assert torch.equal(found[2] == 2, masks[2] == 2)  # as given, to the pixel
+    for number in (1, 2):
+        assert region_similarity(found[-1] == number, masks[-1] == number) > 0.75
+    alone = list(propagate_mask(frames, first, colour_patch(), CONFIG))
+    for mask, without in zip(found[:2], alone, strict=False):
+        assert torch.equal(mask, without)
+
+
+def test_ids_that_are_known_and_void_are_passed_over(generator):
+    frames, masks, first = appearing(generator)
+    wrong = torch.full_like(first, 255)
+    wrong[:20] = 1
+    found = list(propagate_mask(frames, first, colour_patch(), CONFIG, later={3: wrong}))
+    alone = list(propagate_mask(frames, first, colour_patch(), CONFIG))
+    assert torch.equal(torch.stack(found), torch.stack(alone))
+
+
+def test_an_id_below_those_known_can_appear_later(generator):
+    frames, masks, first = appearing(generator)
+    swapped = torch.tensor([0, 2, 1], dtype=torch.uint8)[masks.long()]
+    first = torch.where(swapped[0] == 2, swapped[0], 0)
+    found = list(propagate_mask(frames, first, colour_patch(), CONFIG, later={2: swapped[2]}))
+    for number in (1, 2):
+        assert region_similarity(found[-1] == number, swapped[-1] == number) > 0.75
+
+
+def test_a_frame_with_new_objects_stays_a_reference(generator):
+    frames, masks, first = appearing(generator)
+    propagator = Propagator(colour_patch(), replace(CONFIG, references=1))
+    propagator.start(frames[0], mask_to_labels(first, 8, CONFIG))
+    propagator.step(frames[1])
+    new = mask_to_labels(torch.where(masks[1] == 2, 2, 0), 8, CONFIG)
+    new[0] = 0
+    labels = propagator.insert(new)
+    torch.testing.assert_close(labels.sum(0), torch.ones(12, 16))
+    torch.testing.assert_close(labels[2], new[2])
+    for frame in frames[2:]:
+        labels = propagator.step(frame)
+    assert sorted(propagator.memory.frames) == [0, 1, 5]
+    torch.testing.assert_close(labels.sum(0), torch.ones(12, 16))
+
+
+@pytest.mark.parametrize("number", [0, -1, 6, 99])
+def test_a_later_mask_on_no_later_frame_is_an_error(number, generator):
+    frames, masks, first = appearing(generator)
+    with pytest.raises(InputError, match="later masks"):
+        list(propagate_mask(frames, first, colour_patch(), CONFIG, later={number: masks[2]}))
+
+
+def test_a_later_mask_of_another_size_is_an_error(generator):
+    frames, masks, first = appearing(generator)
+    with pytest.raises(InputError, match="96x128"):
+        list(propagate_mask(frames, first, colour_patch(), CONFIG, later={2: masks[2][:-1]}))
+
+
+def test_inserted_labels_of_another_shape_are_an_error(generator):
+    frames, masks, first = appearing(generator)
+    propagator = Propagator(colour_patch(), CONFIG)
+    propagator.start(frames[0], mask_to_labels(first, 8, CONFIG))
+    for shape in ((1, 12, 16), (3, 12, 15)):
+        with pytest.raises(InputError, match="label maps"):
+            propagator.insert(torch.zeros(shape))
+
+
+def test_seven_objects_of_a_real_sequence(shared_data):
+    (sequence,) = davis(shared_data / "DAVIS-2017-schoolgirls", "all", 2017)
+    config = PropagationConfig(references=2, short_side=480)  # twice its size: objects are small
+    first, later = sequence.read_mask(0), {2: sequence.read_mask(2)}
+    without = torch.where(first == 3, 0, first)
+    frames = sequence.frames.clip(0, 4)
+    found = list(propagate_mask(frames, without, colour_patch(), config, later=later))
+    assert [bool((mask == 3).any()) for mask in found] == [False, False, True, True]
+    truth = sequence.read_mask(3)
+    scores = [region_similarity(found[-1] == n, truth == n) for n in range(1, 8)]
+    assert scores[2] > 0.4 and sum(scores) / 7 > 0.35
+
+
+# The slow reference
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("height", "width"), [(61, 83), (40, 31), (18, 100)])
+def test_the_slow_reference_gives_the_same_masks(name, height, width, generator):
+    frames, masks = moving(generator, height=height, width=width, frames=6, objects=2, grain=20)
+    config = PropagationConfig(**{"references": 2, "radius": 3, "topk": 5} | POLICIES[name])
+    extractor = random_features() if name == "joint" else colour_patch()
+    ours, slow = (
+        torch.stack(list(method(frames, masks[0], extractor, config)))
+        for method in (propagate_mask, propagation_reference.propagate_mask)
+    )
+    assert ours.shape == slow.shape == masks.shape
+    assert (ours == slow).float().mean() >= 0.999
 
 
 # Bad input
+
+
+def test_more_memory_than_there_is_is_an_error_with_its_remedy(generator, monkeypatch):
+    frames, masks = moving(generator, frames=2)
+    needed = memory_estimate((96, 128), 1, colour_patch(), CONFIG)
+    machine = SimpleNamespace(available=needed - 1)
+    monkeypatch.setattr(propagation.psutil, "virtual_memory", lambda: machine)
+    labels = torch.zeros(2, 12, 16)
+    for start in (
+        lambda: propagate_mask(frames, masks[0], colour_patch(), CONFIG),
+        lambda: propagate_labels(frames, labels, colour_patch(), CONFIG),
+    ):
+        machine.available = needed - 1
+        with pytest.raises(InputError, match="--references.*--size"):
+            next(start())
+        machine.available = needed
+        next(start())
 
 
 def test_a_mask_of_another_size_is_an_error(generator):
@@ -274,6 +515,11 @@ def test_labels_of_another_size_are_an_error(generator):
         {"temperature": 0.0},
         {"temperature": float("nan")},
         {"short_side": 8},
+        {"first_radius": 0},
+        {"long_term": -1},
+        {"references": 0, "first": False},
+        {"feedback": "firm"},
+        {"precision": "int8"},
     ],
 )
 def test_impossible_settings_are_errors(wrong):

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from phone_videos import TICK, UNEVEN, heard, moving_square, shown_at, write_phone_video
 from PIL import Image
 
 from corrlib import video as module
@@ -185,6 +186,129 @@ def test_sound_alone_is_no_video(tmp_path):
         container.mux(sound.encode())
     with pytest.raises(InputError, match="no video stream"):
         open_video(path)
+
+
+# -- time and sound ------------------------------------------------------------------------------
+
+
+def copy(source: Path, target: Path, *, stop_sound=False, frames=None) -> str | None:
+    """Write a video again as it is; returns what became of the sound."""
+    video = open_video(source)
+    with VideoWriter(target, video.info.fps, video.info.tick, source) as writer:
+        for index, (second, frame) in enumerate(video.timed()):
+            if index == frames:
+                break
+            writer.write(frame, second)
+        if stop_sound:
+            writer.stop_sound()
+    return writer.sound_note
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov"])
+def test_uneven_times_are_kept(tmp_path, name):
+    source = write_phone_video(tmp_path / name, moving_square())
+    assert copy(source, tmp_path / "out.mp4") is None
+    wanted = [round(time * TICK * 1000) for time in UNEVEN]  # matroska counts milliseconds
+    assert [round(second * 1000) for second in shown_at(tmp_path / "out.mp4")] == wanted
+    if name != "a.mkv":
+        assert shown_at(tmp_path / "out.mp4") == [time * TICK for time in UNEVEN]
+    info = open_video(tmp_path / "out.mp4").info
+    assert info.frames == 6 and info.seconds >= UNEVEN[-1] * TICK
+
+
+def test_times_increase_whatever_the_file_says(tmp_path, monkeypatch):
+    source = write_phone_video(tmp_path / "a.mp4", moving_square())
+    video = open_video(source)
+    decode = module._decode
+
+    def disordered(*arguments):
+        for picture, pts in zip(decode(*arguments), (None, 40, None, 40, -7, 900), strict=True):
+            picture.pts = pts
+            yield picture
+
+    monkeypatch.setattr(module, "_decode", disordered)
+    seconds = [second for second, _ in video.timed()]
+    assert seconds[0] == 0 and seconds[1] == 40 * video.info.tick
+    assert all(later - earlier >= video.info.tick for earlier, later in pairs(seconds))
+    copy(source, tmp_path / "out.mp4")
+    assert shown_at(tmp_path / "out.mp4") == seconds
+
+
+def pairs(values: list) -> list[tuple]:
+    return list(zip(values, values[1:], strict=False))
+
+
+def test_a_folder_has_the_times_of_its_rate(tmp_path):
+    save_frames(tmp_path, [smooth_frame(8, 10)] * 3)
+    video = open_video(tmp_path)
+    assert [second for second, _ in video.timed()] == [0, Fraction(1, 24), Fraction(2, 24)]
+    assert video.info.expected_frames == 3
+
+
+def test_the_number_of_frames_is_estimated_where_it_is_not_stated(tmp_path):
+    even = [index * 25 for index in range(12)]
+    path = write_phone_video(tmp_path / "a.mkv", moving_square(12), even)
+    info = open_video(path).info
+    assert info.frames is None and 11 <= info.expected_frames <= 13
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "note"),
+    [
+        ("a.mp4", "aac", "sound copied (aac)"),
+        ("a.mkv", "libmp3lame", "sound copied (mp3)"),
+        ("a.mov", "pcm_s16le", "sound encoded as AAC (was pcm_s16le)"),
+        ("a.ts", "aac", "sound copied (aac)"),
+    ],
+)
+def test_sound_is_taken_along(tmp_path, name, codec, note):
+    source = write_phone_video(tmp_path / name, moving_square(), sound=codec)
+    assert copy(source, tmp_path / "out.mp4") == note
+    (before, tone), (after, kept) = heard(source), heard(tmp_path / "out.mp4")
+    gap = shown_at(source)[0] - shown_at(tmp_path / "out.mp4")[0]
+    assert before - after == pytest.approx(gap, abs=0.07)  # an AAC encoder starts 1024 early
+    assert abs(len(kept) - len(tone)) <= 2048
+    assert np.abs(kept).max() > 0.1
+
+
+def test_sound_can_end_with_the_last_frame(tmp_path):
+    source = write_phone_video(tmp_path / "a.mp4", moving_square(), sound="aac")
+    copy(source, tmp_path / "out.mp4", stop_sound=True, frames=3)
+    assert shown_at(tmp_path / "out.mp4") == [time * TICK for time in UNEVEN[:3]]
+    _, kept = heard(tmp_path / "out.mp4")
+    assert 0.05 < len(kept) / 16000 < 0.4  # three frames last 0.068 s and one at the mean rate
+
+
+def test_what_does_not_start_at_zero_does_in_the_copy(tmp_path):
+    start = Fraction(2)
+    source = write_phone_video(tmp_path / "a.ts", moving_square(), sound="aac", start=start)
+    assert shown_at(source)[0] > 1.5
+    copy(source, tmp_path / "out.mp4")
+    assert shown_at(tmp_path / "out.mp4")[0] < 0.2
+    assert heard(tmp_path / "out.mp4")[0] < 0.2
+
+
+def test_damaged_sound_does_not_stop_the_video(tmp_path, monkeypatch):
+    source = write_phone_video(tmp_path / "a.mov", moving_square(), sound="pcm_s16le")
+
+    def broken(sound, stream):
+        raise av.error.InvalidDataError(1, "damaged\nsound")
+        yield
+
+    monkeypatch.setattr("corrlib.sound.Sound._encoded", broken)
+    note = copy(source, tmp_path / "out.mp4")
+    assert note.startswith("sound left out (") and "\n" not in note
+    assert len(read_video(tmp_path / "out.mp4")) == 6
+
+
+def test_frames_must_come_in_order(tmp_path):
+    with (
+        pytest.raises(InputError, match="not after the frame before"),
+        VideoWriter(tmp_path / "a.mp4", 24, TICK) as writer,
+    ):
+        writer.write(smooth_frame(32, 32), Fraction(1))
+        writer.write(smooth_frame(32, 32), Fraction(1, 2))
+    assert leftovers(tmp_path) == []
 
 
 # -- damage --------------------------------------------------------------------------------------

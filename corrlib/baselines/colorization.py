@@ -1,0 +1,50 @@
+"""Video colorization (Vondrick et al., ECCV 2018), as a setting of our own model.
+
+What the lectures' tables call video colorization differs from CorrFlow in three things: frames
+come in grey, nothing is hidden at random, and attention is over whole frames. So it is our model
+without a bottleneck, restriction, scheduled sampling or cycle, trained on grey frames; inference
+copies from the three latest frames through the softmax over all of their cells, at 256 pixels.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from corrlib.baselines.features import trained
+from corrlib.errors import InputError
+from corrlib.evaluation import Method
+from corrlib.propagation import PropagationConfig, propagate_mask
+from corrlib.weights import load_weights
+
+COLORIZATION = PropagationConfig(
+    references=3,
+    first=False,
+    radius=None,
+    topk=None,
+    temperature=None,
+    unit_features=None,
+    short_side=256,
+)
+"""Its inference: the softmax as trained, over the whole of the three latest frames."""
+
+WEIGHTS = "video-colorization"
+
+
+def video_colorization(
+    weights: str = WEIGHTS,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+) -> Method:
+    """The method, from a weights file or the name of released weights.
+
+    Raises:
+        InputError: no such weights.
+    """
+    try:
+        model = load_weights(weights)
+    except InputError as error:
+        raise InputError(f"video colorization needs its own weights: {error}") from error
+    extractor = trained(model.to(device), precision)
+    return partial(propagate_mask, extractor=extractor, config=COLORIZATION, device=device)

@@ -1,0 +1,103 @@
+"""``corrlib train``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from corrlib.cli.options import command, device_options, group, write_json
+
+
+def add(commands) -> None:
+    methods = group(commands, "train", "train a model")
+    corrflow = command(
+        methods,
+        "corrflow",
+        partial(_train, "corrflow"),
+        "train CorrFlow on unlabelled video: copy colours along clips",
+        "corrlib train corrflow --data videos/ --out runs/mine --profile laptop --minutes 15",
+    )
+    _options(corrflow, ("published", "laptop", "gpu", "fast"))
+    corrflow.add_argument(
+        "--without",
+        choices=("dropout", "restricted", "sampling", "cycle"),
+        action="append",
+        default=[],
+        help="leave a part of the method out (may be given more than once)",
+    )
+    crw = command(
+        methods,
+        "crw",
+        partial(_train, "crw"),
+        "train by palindrome walks: go along the clip and back, be where you were",
+        "corrlib train crw --data videos/ --out runs/walk --profile laptop --minutes 15",
+    )
+    _options(crw, ("laptop", "gpu", "fast"))
+
+
+def _options(parser: argparse.ArgumentParser, profiles: tuple[str, ...]) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="videos, folders of videos, folders of frame folders, or lists of these (.txt)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
+    parser.add_argument("--profile", choices=profiles, default="laptop")
+    parser.add_argument(
+        "--minutes", type=float, help="train this long instead of a number of steps"
+    )
+    parser.add_argument("--steps", type=int, help="train this many steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="continue the run in RUN")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="decoded frames (default: RUN/frames)"
+    )
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, default=60, help="between checkpoints (default: 60)"
+    )
+    device_options(parser)
+
+
+def _train(method: str, options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from corrlib.corrflow import WITHOUT
+    from corrlib.datasets import video_paths
+    from corrlib.frames import FrameCache
+    from corrlib.recipes import CRW_PROFILES, PROFILES
+    from corrlib.training import Trainer
+
+    profiles = {"corrflow": PROFILES, "crw": CRW_PROFILES}[method]
+    config = replace(profiles[options.profile], seed=options.seed)
+    for part in options.without if method == "corrflow" else ():
+        config = replace(config, model=WITHOUT[part](config.model))
+    if options.steps is not None:
+        config = replace(config, steps=options.steps)
+    cache = FrameCache.build(
+        video_paths(options.data), options.cache or options.out / "frames", config.clips.size
+    )
+    print(f"training data: {len(cache.names)} videos, {cache.frames} frames")
+    for name, reason in cache.skipped:
+        print(f"skipped {name}: {reason}", file=sys.stderr)
+    trainer = Trainer(
+        config,
+        cache,
+        options.out,
+        minutes=options.minutes,
+        device=options.device,
+        precision=options.precision,
+        resume=options.resume,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
+    finished = trainer.run()
+    write_json(options.json, trainer.description() | {"finished": finished})
+    if not finished:
+        print(f"stopped at step {trainer.progress.step}; continue with --resume", file=sys.stderr)
+        return 130
+    print(f"{trainer.progress.step} steps in {trainer.progress.seconds:.0f} s: {trainer.weights}")
+    return 0

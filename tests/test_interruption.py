@@ -1,0 +1,43 @@
+"""Ctrl-C as a flag."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from corrlib.interruption import interruption
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process there")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_sets_the_flag(number):
+    before = signal.getsignal(number)
+    with interruption() as stopped:
+        assert not stopped()
+        os.kill(os.getpid(), number)
+        assert stopped()
+        assert signal.getsignal(number) == before  # the second acts as usual
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process there")
+def test_the_second_ctrl_c_ends_the_work():
+    with pytest.raises(KeyboardInterrupt), interruption():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_off_the_main_thread_there_is_no_flag_to_set():
+    seen = []
+
+    def work():
+        with interruption() as stopped:
+            seen.append(stopped())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
