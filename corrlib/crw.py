@@ -36,7 +36,7 @@ class CRWConfig:
         dropout, jitter: of the colours that frames are seen with (:mod:`corrlib.bottleneck`).
     """
 
-    encoder: str = "resnet18-stride8"
+    encoder: str = "resnet18-stride8-framenorm"
     temperature: float = 0.07
     edge_dropout: float = 0.1
     nodes: int = 16

@@ -6,6 +6,8 @@ names in the state dicts are torchvision's, so ImageNet weights load where the s
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 from torchvision.models import resnet18
@@ -26,11 +28,11 @@ class Encoder(nn.Module):
     stride: int
     channels: int
 
-    def __init__(self):
+    def __init__(self, norm_layer: type[nn.Module] | partial = nn.BatchNorm2d):
         super().__init__()
         for name, value in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
-        trunk = resnet18(weights=None)
+        trunk = resnet18(weights=None, norm_layer=norm_layer)
         self.conv1, self.bn1, self.relu = trunk.conv1, trunk.bn1, trunk.relu
         self.maxpool, self.layer1 = trunk.maxpool, trunk.layer1
         self.layer2, self.layer3, self.layer4 = trunk.layer2, trunk.layer3, trunk.layer4
@@ -74,8 +76,10 @@ class ResNet18Stride8(Encoder):
 
     stride = 8
 
-    def __init__(self, last: str = "layer3"):
-        super().__init__()
+    def __init__(
+        self, last: str = "layer3", norm_layer: type[nn.Module] | partial = nn.BatchNorm2d
+    ):
+        super().__init__(norm_layer)
         _remove_stride(self.layer3)
         if last == "layer3":
             self.layer4 = nn.Identity()
@@ -87,10 +91,18 @@ class ResNet18Stride8(Encoder):
             raise InputError(f"expected last='layer3' or 'layer4', got {last!r}")
 
 
+FRAME_NORM = partial(nn.InstanceNorm2d, affine=True)
+"""Normalisation by each frame's own statistics, in training and after.
+
+Batch norm's running statistics are those of the training videos; the video to be tracked has
+others. This has no such gap, and a frame's features do not depend on what else is in the batch.
+"""
+
 ENCODERS = {
     "resnet18-stride4": ResNet18Stride4,
     "resnet18-stride8": ResNet18Stride8,
-    "resnet18-stride8-layer4": lambda: ResNet18Stride8("layer4"),
+    "resnet18-stride8-layer4": partial(ResNet18Stride8, "layer4"),
+    "resnet18-stride8-framenorm": partial(ResNet18Stride8, norm_layer=FRAME_NORM),
 }
 
 

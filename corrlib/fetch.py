@@ -114,8 +114,9 @@ BY_HAND: dict[str, str] = {
     "jhmdb": "http://jhmdb.is.tue.mpg.de (Rename_Images, joint_positions, splits) and unpack it as "
     "JHMDB with Rename_Images/ACTION/CLIP/00001.png, "
     "joint_positions/ACTION/CLIP/joint_positions.mat and splits/ACTION_test_split1.txt",
-    "vip": "https://sysu-hcp.net/lip/overview.php (section 2.3, VIP_Fine) and unpack it as VIP_Fine "
-    "with Images/VIDEO/*.jpg, Annotations/Category_ids/VIDEO/*.png and lists/val_videos.txt",
+    "vip": "https://sysu-hcp.net/lip/overview.php (section 2.3, VIP_Fine) and unpack it as "
+    "VIP_Fine with Images/VIDEO/*.jpg, Annotations/Category_ids/VIDEO/*.png and "
+    "lists/val_videos.txt",
 }
 """What has no published SHA-256: where it is and how it has to lie below the root."""
 

@@ -5,12 +5,12 @@ the latest N, and a bounded number of older ones spaced over the past. The same 
 slowly, is in :mod:`corrlib.propagation_reference`.
 
 Target cells are cut into tiles. A tile's cells look into one *window* of a reference: all cells
-that one of them may reach, moved inside the image where it would stick out. A reference is cut into
-vertical strips, one per column of tiles, once, when it enters the memory; the window of a tile is
-then a contiguous part of its strip, and the scores of a row of tiles are one batched matrix product
-per reference. The top k over all references together are found exactly in two steps: the k best
-cells lie at the k window positions whose maxima over the references are largest, so only those
-positions are searched. Which of several equal scores is kept at the k-th place is not defined.
+that one of them may reach. A reference is cut into vertical strips, one per column of tiles, once,
+when it enters the memory; the window of a tile is then a contiguous part of its strip, and the
+scores of a column of tiles, whose strip stays in the cache, are one batched matrix product per
+reference. The top k over all references together are found exactly in two steps: the k best cells
+lie at the k window positions whose maxima over the references are largest, so only those positions
+are searched. Which of several equal scores is kept at the k-th place is not defined.
 """
 
 from __future__ import annotations
@@ -36,65 +36,89 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class _Windows:
     """Which window of a reference each tile of targets sees, for one radius.
 
-    Along an axis of n cells, tile t has targets 8t ... 8t + 7 and its window is
-    ``min(8 + 2·radius, n)`` long, from ``start[t]`` on. Radius ``None`` is the whole frame.
+    A window is ``8 + 2·radius`` cells high and wide, or as the map where that is less; radius
+    ``None`` is the whole map. Columns of windows are moved inside the map. Strips are extended
+    above and below instead, so that windows follow each other at equal steps, unless windows are as
+    high as the map.
     """
 
     def __init__(self, height: int, width: int, radius: int | None, device: torch.device):
         self.height, self.width = height, width
-        self.start_y, reach_y = _axis(height, radius)
-        self.start_x, reach_x = _axis(width, radius)
-        self.size_y, self.size_x = reach_y.shape[2], reach_x.shape[2]
+        self.size_y, self.size_x = _window(height, radius), _window(width, radius)
         self.size = self.size_y * self.size_x
-        # Where all tiles see the same columns, one strip serves them.
-        self.strips = 1 if self.size_x == width else len(self.start_x)
-        self.everything = bool((reach_y == 0).all() and (reach_x == 0).all())
-        self.reach_y, self.reach_x = reach_y.to(device), reach_x.to(device)
+        whole_y, whole_x = self.size_y == height, self.size_x == width
+        self.strips = 1 if whole_x else -(-width // TILE)  # one serves all columns, if it can
+        self.step = 0 if whole_y else TILE * self.size_x  # in cells of a strip
+        self.margin = 0 if whole_y else radius
+        self.rows = _strip_rows(height, radius)
+
+        start_y = torch.arange(0, height, TILE) * (not whole_y) - self.margin
+        start_x = torch.arange(0, width, TILE) - (radius or 0)
+        start_x = start_x.clamp(0, width - self.size_x)
+        self.start_x = start_x.tolist()
+        self.origins = (start_y[:, None] * width + start_x).to(device)  # (tiles_y, tiles_x)
         y, x = torch.arange(self.size_y), torch.arange(self.size_x)
         self.cells = (y[:, None] * width + x).flatten().to(device)  # of a window at the origin
-        first_y, first_x = (torch.tensor(start) for start in (self.start_y, self.start_x))
-        self.origins = (first_y[:, None] * width + first_x).to(device)  # (tiles_y, tiles_x)
+        # 0 in reach, -inf out of it: (tiles, 8, size) for each axis.
+        self.reach_y = _reach(height, radius, start_y, self.size_y).to(device)
+        self.reach_x = _reach(width, radius, start_x, self.size_x).to(device)
+        self.everything = bool((self.reach_y == 0).all() and (self.reach_x == 0).all())
+
+    def empty(self, channels: int, **options) -> torch.Tensor:
+        """Strips ``(strips, rows · size_x, C)`` for ``cut``."""
+        return torch.zeros(self.strips, self.rows * self.size_x, channels, **options)
 
     def cut(self, cells: torch.Tensor, out: torch.Tensor) -> None:
-        """Strips of a map: ``(h, w, C)`` into ``(strips, h · size_x, C)``."""
-        strips = out.unflatten(1, (self.height, self.size_x))
+        """Write a map ``(h, w, C)`` into strips; cells outside stay 0."""
+        strips = out.unflatten(1, (self.rows, self.size_x))
         for strip, left in zip(strips, self.start_x, strict=False):
-            strip.copy_(cells[:, left : left + self.size_x])
+            inside = strip[self.margin : self.margin + self.height]
+            inside.copy_(cells[:, left : left + self.size_x])
 
-    def window(self, strips: torch.Tensor, row: int, columns: slice) -> torch.Tensor:
-        """The windows ``(columns or 1, size, C)`` of some tiles of a row."""
-        start = self.start_y[row] * self.size_x
-        columns = columns if self.strips > 1 else slice(None)
-        return strips[columns, start : start + self.size]
+    def of(self, strips: torch.Tensor, chunk: _Chunk) -> torch.Tensor:
+        """The windows ``(rows, size, C)`` of a chunk's tiles; one where they are all the same."""
+        strip = strips[chunk.column if self.strips > 1 else 0]
+        if not self.step:
+            return strip[None]
+        windows = strip.unfold(0, self.size, self.step)  # (tiles_y, C, size), a view
+        return windows[chunk.rows].transpose(1, 2)
 
     def exclude(self, scores: torch.Tensor, chunk: _Chunk) -> torch.Tensor:
-        """Set scores ``(..., columns · 64, size)`` of cells out of reach to -inf, in place."""
+        """Set scores ``(..., T, size)`` of cells out of reach to -inf, in place."""
         if not self.everything:
             view = scores.unflatten(-1, (self.size_y, self.size_x)).unflatten(-3, (-1, TILE, TILE))
-            view += self.reach_y[chunk.row, :, None, :, None]
-            view += self.reach_x[chunk.columns, None, :, None, :]
+            view += self.reach_y[chunk.rows, :, None, :, None]
+            view += self.reach_x[chunk.column, :, None, :]
         return scores
 
-    def cells_of(self, places: torch.Tensor | slice, chunk: _Chunk) -> torch.Tensor:
-        """Places in the windows to cells of the map: ``(..., columns · 64, k)`` as given, or all of
-        them ``(columns, size)``."""
-        origin = (self.origins[chunk.row, chunk.columns])[:, None]
-        if isinstance(places, torch.Tensor):
-            origin = origin.repeat_interleave(TILE * TILE, dim=0)
-        return origin + self.cells[places]
+    def cells_of(self, places: torch.Tensor, chunk: _Chunk) -> torch.Tensor:
+        """Places in the windows, ``(..., rows · n, k)`` with n per tile, to cells of the map."""
+        origins = self.origins[chunk.rows, chunk.column]
+        each = places.shape[-2] // len(origins)
+        return origins.repeat_interleave(each)[:, None] + self.cells[places]
 
 
-def _axis(length: int, radius: int | None) -> tuple[list[int], torch.Tensor]:
-    """Where the windows begin along one axis, and 0 (in reach) or -inf ``(tiles, 8, window)``."""
-    radius = length if radius is None else radius
-    window = min(TILE + 2 * radius, length)
-    first = torch.arange(0, length, TILE)
-    start = (first - radius).clamp(0, length - window)
-    target = first[:, None] + torch.arange(TILE)
-    distance = (start[:, None, None] + torch.arange(window) - target[:, :, None]).abs()
-    # A tile may reach over the border; its targets there are no cells, and may reach anything.
-    far = (distance > radius) & (target < length)[:, :, None]
-    return start.tolist(), torch.zeros(far.shape).masked_fill_(far, -torch.inf)
+def _window(side: int, radius: int | None) -> int:
+    return side if radius is None else min(TILE + 2 * radius, side)
+
+
+def _strip_rows(height: int, radius: int | None) -> int:
+    if _window(height, radius) == height:
+        return height
+    return -(-height // TILE) * TILE + 2 * radius
+
+
+def _reach(length: int, radius: int | None, start: torch.Tensor, size: int) -> torch.Tensor:
+    target = torch.arange(0, length, TILE)[:, None] + torch.arange(TILE)
+    cell = (start[:, None] + torch.arange(size))[:, None]
+    reached = (cell >= 0) & (cell < length)
+    if radius is not None:
+        # A tile may stick out of the map; its targets there are no cells, and may reach anything.
+        reached = reached & ((cell - target[..., None]).abs() <= radius) | (
+            reached & (target >= length)[..., None]
+        )
+    reached = reached.expand(-1, TILE, -1)
+    return torch.zeros(reached.shape).masked_fill_(~reached, -torch.inf)
 
 
 @dataclass
@@ -114,11 +138,11 @@ class _Group(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Part of a row of tiles of targets."""
+    """Part of a column of tiles of targets, T = rows · 64 of them."""
 
-    targets: torch.Tensor  # (columns, 64, C)
-    row: int
-    columns: slice
+    targets: torch.Tensor  # (rows, 64, C)
+    rows: slice
+    column: int
 
 
 class ReferenceMemory:
@@ -146,6 +170,7 @@ class ReferenceMemory:
         self.given_windows = self.windows
         if config.first_radius != "same":
             self.given_windows = _Windows(self.height, self.width, config.first_radius, self.device)
+        self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
         self.seen = 0  # frames ever added
         self.references: list[_Reference] = []  # by slot
         capacity = config.first + config.references + config.long_term
@@ -206,8 +231,7 @@ class ReferenceMemory:
             if slot < len(self.references) and self.references[slot].windows is windows:
                 strips = self.references[slot].strips
             else:
-                shape = (windows.strips, self.height * windows.size_x, self.channels)
-                strips = torch.empty(shape, dtype=self.dtype, device=self.device)
+                strips = windows.empty(self.channels, dtype=self.dtype, device=self.device)
             windows.cut(features.to(self.dtype).permute(1, 2, 0).contiguous(), strips)
             self.labels[slot] = labels.flatten(1).T
         self.references[slot : slot + 1] = [_Reference(frame, given, windows, strips)]
@@ -231,7 +255,7 @@ class ReferenceMemory:
         for chunk in self._chunks(target, groups):
             if self.config.topk is None:
                 weight, index = self._all(groups, chunk)
-                index = index[:, None].expand_as(weight)
+                weight, index = weight.flatten(0, 1), index.repeat_interleave(TILE * TILE, dim=0)
             else:
                 weight, index = self._best(groups, chunk)
             weights.append(weight)
@@ -247,7 +271,7 @@ class ReferenceMemory:
         for chunk in self._chunks(target, groups):
             weights, indices = self._all(groups, chunk)
             with record_function("corrlib.copy"):
-                copied.append(torch.bmm(weights, cells[indices]))
+                copied.append(torch.bmm(weights, cells[indices]).flatten(0, 1))
         return self._as_maps(self._untile(torch.cat(copied)))
 
     def copy(self, weights: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -274,40 +298,40 @@ class ReferenceMemory:
         ]
 
     def _chunks(self, target: torch.Tensor, groups: list[_Group]) -> Iterator[_Chunk]:
-        """Rows of tiles, cut so that the scores of each part fit the workspace."""
+        """Columns of tiles, cut so that the scores of each part fit the workspace."""
         with record_function("corrlib.tiles"):
-            tiles = target.new_zeros(
+            padded = target.new_zeros(
                 self.tiles_y * TILE, self.tiles_x * TILE, self.channels, dtype=self.dtype
             )
-            tiles[: self.height, : self.width] = target.permute(1, 2, 0)
-            tiles = tiles.view(self.tiles_y, TILE, self.tiles_x, TILE, self.channels)
-            tiles = tiles.transpose(1, 2).reshape(
-                self.tiles_y, self.tiles_x, TILE * TILE, self.channels
-            )
+            padded[: self.height, : self.width] = target.permute(1, 2, 0)
+            tiles = padded.unflatten(1, (self.tiles_x, TILE)).unflatten(0, (self.tiles_y, TILE))
+            tiles = tiles.permute(2, 0, 1, 3, 4).flatten(2, 3).contiguous()
         counts = [(len(group.strips), group.windows.size) for group in groups]
-        at_once = _columns_at_once(counts, self.config, self.tiles_x)
-        for row in range(self.tiles_y):
-            for left in range(0, self.tiles_x, at_once):
-                columns = slice(left, min(left + at_once, self.tiles_x))
-                yield _Chunk(tiles[row, columns], row, columns)
+        at_once = _rows_at_once(counts, self.config, self.tiles_y)
+        for column in range(self.tiles_x):
+            for top in range(0, self.tiles_y, at_once):
+                rows = slice(top, min(top + at_once, self.tiles_y))
+                yield _Chunk(tiles[column, rows], rows, column)
 
     def _scores(self, group: _Group, chunk: _Chunk) -> torch.Tensor:
-        """Similarities ``(R, T, window)`` of the T targets of a chunk."""
-        targets = chunk.targets
-        shape = (len(group.strips), targets.shape[0] * TILE * TILE, group.windows.size)
-        scores = targets.new_empty(shape)
+        """Similarities ``(R, B, window, T / B)``; the windows of B batches of targets differ.
+
+        They are valid until the next call.
+        """
+        batches = len(chunk.targets) if group.windows.step else 1
+        targets = chunk.targets.view(batches, -1, self.channels).transpose(1, 2)
+        shape = (len(group.strips), batches, group.windows.size, targets.shape[2])
+        # One buffer for all chunks: to be given fresh pages takes as long as to fill them.
+        if self._buffer.numel() < math.prod(shape):
+            self._buffer = targets.new_empty(math.prod(shape))
+        scores = self._buffer[: math.prod(shape)].view(shape)
         with record_function("corrlib.gemm"):
             for strips, out in zip(group.strips, scores, strict=True):
-                window = group.windows.window(strips, chunk.row, chunk.columns)
-                torch.bmm(
-                    targets.view(len(window), -1, self.channels),
-                    window.transpose(1, 2),
-                    out=out.view(len(window), -1, group.windows.size),
-                )
+                torch.bmm(group.windows.of(strips, chunk), targets, out=out)
         return scores
 
     def _best(self, groups: list[_Group], chunk: _Chunk) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights and indices ``(columns, 64, K)`` of the top k."""
+        """Weights and indices ``(T, K)`` of the top k."""
         search = self._top_of_each if self.config.per_reference else self._top_of_all
         found = [search(group, chunk) for group in groups]
         with record_function("corrlib.topk"):
@@ -325,10 +349,7 @@ class ReferenceMemory:
             weight = weight / len(weight)
             # Fewer than k cells in reach leave some of weight 0: any valid index will do.
             index = torch.where(value > -torch.inf, index, 0)
-            return tuple(
-                part.transpose(0, 1).flatten(1).unflatten(0, (-1, TILE * TILE))
-                for part in (weight, index)
-            )
+            return tuple(part.transpose(0, 1).flatten(1) for part in (weight, index))
 
     def _top_of_all(self, group: _Group, chunk: _Chunk) -> tuple[torch.Tensor, ...]:
         """The top k of the references of a group together.
@@ -339,12 +360,13 @@ class ReferenceMemory:
         windows, count = group.windows, len(group.strips)
         scores = self._scores(group, chunk)
         with record_function("corrlib.topk"):
-            most = windows.exclude(scores.amax(dim=0).float(), chunk)
+            most = windows.exclude(_by_target(scores.amax(dim=0)), chunk)
             most, place = most.topk(min(self.config.topk, windows.size), sorted=False)
-            value = scores.gather(2, place.expand(count, -1, -1)).float()
+            where = place.unflatten(0, (scores.shape[1], -1)).transpose(1, 2)
+            value = _by_target(scores.gather(2, where.expand(count, -1, -1, -1)))  # (R, T, k)
             # Places out of reach are among them where there are too few others.
             value.masked_fill_(most == -torch.inf, -torch.inf)
-            value = value.transpose(0, 1).flatten(1)  # (T, R · k)
+            value = value.transpose(0, 1).flatten(1)
             value, chosen = value.topk(min(self.config.topk, value.shape[1]))
             number, rank = chosen // place.shape[1], chosen % place.shape[1]
             index = group.cells[number] + windows.cells_of(place.gather(1, rank), chunk)
@@ -353,33 +375,37 @@ class ReferenceMemory:
 
     def _top_of_each(self, group: _Group, chunk: _Chunk) -> tuple[torch.Tensor, ...]:
         """The top k in each reference: as above with ``(R, T, k)`` and ``(R, T, 1)``."""
+        windows = group.windows
         scores = self._scores(group, chunk)
         with record_function("corrlib.topk"):
-            total = self._totals(group.windows, scores, chunk)
-            scores = group.windows.exclude(scores.float(), chunk)
-            value, place = scores.topk(min(self.config.topk, group.windows.size))
-            index = group.cells[:, None, None] + group.windows.cells_of(place, chunk)
+            total = self._totals(windows, scores, chunk)
+            scores = windows.exclude(_by_target(scores), chunk)
+            value, place = scores.topk(min(self.config.topk, windows.size))
+            index = group.cells[:, None, None] + windows.cells_of(place, chunk)
         return value / self.config.temperature, index, total.permute(2, 1, 0)
 
     def _totals(self, windows: _Windows, scores: torch.Tensor, chunk: _Chunk) -> torch.Tensor:
         """log Σ exp(score / τ) over the cells in reach, ``(1, T, R)``; changes nothing."""
         if self.config.rescale:
-            return scores.new_empty(1, scores.shape[1], 0, dtype=torch.float32)
-        scores = windows.exclude(scores.float() / self.config.temperature, chunk)
+            return torch.empty(1, len(chunk.targets) * TILE * TILE, 0, device=scores.device)
+        scores = windows.exclude(_by_target(scores), chunk) / self.config.temperature
         return scores.logsumexp(-1).T[None]
 
     def _all(self, groups: list[_Group], chunk: _Chunk) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights ``(columns, 64, K)`` of all cells of the windows, indices ``(columns, K)``."""
+        """Weights ``(rows, 64, K)`` of all cells of the windows, indices ``(rows, K)``."""
         values, indices = [], []
         for group in groups:
-            scores = self._scores(group, chunk).float()
+            scores = _by_target(self._scores(group, chunk))
             with record_function("corrlib.topk"):
-                scores = group.windows.exclude(scores, chunk) / self.config.temperature
+                scores = group.windows.exclude(scores, chunk).div_(self.config.temperature)
                 if self.config.per_reference:
-                    scores = scores.softmax(-1) / len(self.references)
+                    scores = scores.softmax(-1).div_(len(self.references))
                 values.append(scores.transpose(0, 1).flatten(1))
-                cells = group.windows.cells_of(slice(None), chunk)
-                indices.append((cells[:, None] + group.cells[:, None]).flatten(1))
+                places = torch.arange(group.windows.size, device=scores.device)
+                cells = group.windows.cells_of(places.expand(len(chunk.targets), -1), chunk)
+                cells = (cells[:, None] + group.cells[:, None]).flatten(1)
+                # What is out of reach has weight 0: any valid index will do.
+                indices.append(cells.clamp(0, self.labels.shape[0] * self.labels.shape[1] - 1))
         with record_function("corrlib.topk"):
             weights = torch.cat(values, 1)
             if not self.config.per_reference:
@@ -387,8 +413,8 @@ class ReferenceMemory:
         return weights.unflatten(0, (-1, TILE * TILE)), torch.cat(indices, 1)
 
     def _untile(self, tiles: torch.Tensor) -> torch.Tensor:
-        """``(tiles_y · tiles_x, 64, K)`` in tile order to ``(h·w, K)`` in image order."""
-        cells = tiles.view(self.tiles_y, self.tiles_x, TILE, TILE, -1).transpose(1, 2)
+        """``(tiles_x · tiles_y · 64, K)``, column by column, to ``(h·w, K)`` in image order."""
+        cells = tiles.view(self.tiles_x, self.tiles_y, TILE, TILE, -1).permute(1, 2, 0, 3, 4)
         cells = cells.reshape(self.tiles_y * TILE, self.tiles_x * TILE, -1)
         return cells[: self.height, : self.width].reshape(self.height * self.width, -1)
 
@@ -407,39 +433,37 @@ class ReferenceMemory:
         item = DTYPES[config.precision].itemsize
         own = config.radius if config.first_radius == "same" else config.first_radius
         given = given - (not config.first)
-        counts = []
-        held = 0
+        held, groups = 0, []
         for radius, count in ((own, given), (config.radius, config.references + config.long_term)):
-            size_y, size_x = (_window(side, radius) for side in (height, width))
+            size_x = _window(width, radius)
             strips = 1 if size_x == width else -(-width // TILE)
-            held += count * item * strips * height * size_x * channels
-            counts.append((count, size_y * size_x))
+            held += count * item * strips * _strip_rows(height, radius) * size_x * channels
+            groups.append((count, _window(height, radius) * size_x))
         total = given + config.references + config.long_term
-        held += 4 * total * height * width * labels
-        tiles = item * channels * (height + TILE) * (width + TILE) * 2
-        columns = -(-width // TILE)
-        work = _columns_at_once(counts, config, columns) * _tile_bytes(counts, config)
-        kept = 1 if config.topk is None else config.topk * (total if config.per_reference else 1)
-        return held + tiles + work + 3 * 12 * kept * (height + TILE) * (width + TILE)
+        cells = (height + TILE) * (width + TILE)
+        held += 4 * total * height * width * labels + 2 * item * channels * cells
+        # Weights and indices, in parts, joined, and in image order.
+        kept = 0 if config.topk is None else config.topk * (total if config.per_reference else 1)
+        rows = _rows_at_once(groups, config, -(-height // TILE))
+        return held + 3 * 12 * kept * cells + rows * _tile_bytes(groups, config)
 
 
-def _window(side: int, radius: int | None) -> int:
-    return side if radius is None else min(TILE + 2 * radius, side)
+def _by_target(scores: torch.Tensor) -> torch.Tensor:
+    """``(..., B, n, T / B)`` to float32 ``(..., T, n)``, a copy."""
+    options = {"copy": True, "memory_format": torch.contiguous_format}
+    return scores.transpose(-1, -2).to(torch.float32, **options).flatten(-3, -2)
 
 
 def _tile_bytes(groups: list[tuple[int, int]], config: PropagationConfig) -> int:
     """Working space of one tile, for groups of (references, window size)."""
     item = DTYPES[config.precision].itemsize
-    as_float = 4 if item < 4 else 0
-    copies, most = item, 0
+    copies, most = item, 12  # the scores, and their maxima over the references, transposed
     if config.topk is None:
-        copies += as_float + 12
-    else:
-        copies += as_float if config.per_reference else 0
-        copies += 0 if config.rescale else as_float + 8
-        most = 0 if config.per_reference else 8
+        copies += 16
+    elif config.per_reference or not config.rescale:
+        copies += 4 if config.rescale else 12
     return TILE * TILE * sum((count * copies + most) * size for count, size in groups)
 
 
-def _columns_at_once(groups: list[tuple[int, int]], config: PropagationConfig, columns: int) -> int:
-    return max(1, min(columns, WORKSPACE_BYTES // _tile_bytes(groups, config)))
+def _rows_at_once(groups: list[tuple[int, int]], config: PropagationConfig, rows: int) -> int:
+    return max(1, min(rows, WORKSPACE_BYTES // _tile_bytes(groups, config)))

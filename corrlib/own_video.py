@@ -8,6 +8,7 @@ leaves nothing.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +23,12 @@ from corrlib.files import atomic_folder
 from corrlib.keypoint_files import write_keypoints
 from corrlib.keypoints import Skeleton, draw_skeleton
 from corrlib.masks import overlay, write_mask
+from corrlib.point_files import write_tracks
+from corrlib.tracks import PointEstimate, draw_tracks
 from corrlib.video import Video, VideoWriter
+
+TAIL = 10
+"""Frames over which the way of a point is drawn behind it."""
 
 Found = TypeVar("Found")
 Carry = Callable[[Iterable[torch.Tensor]], Iterator[Found]]
@@ -108,11 +114,44 @@ def carry_keypoints(
         return draw_skeleton(frame, joints, joints.isfinite().all(dim=1), skeleton.edges)
 
     def keep(index: int, joints: torch.Tensor) -> None:
-        tracks.append(joints)
+        if tracks_out is not None:
+            tracks.append(joints)
 
     outcome = _label(video, carry, draw, keep, out, on_frame, stop)
     if tracks_out is not None:
         write_keypoints(tracks_out, torch.stack(tracks), skeleton)
+    return outcome
+
+
+def carry_points(
+    video: Video,
+    carry: Carry[PointEstimate],
+    out: Path,
+    tracks_out: Path | None = None,
+    on_frame: Callable[[], object] = _nothing,
+    stop: Callable[[], bool] = _never,
+) -> Outcome:
+    """Write a video with points drawn over it, coloured by confidence, hollow where hidden.
+
+    Args:
+        carry: e.g. ``partial(track_points, points=..., ...)``.
+        tracks_out: JSON to write, as :mod:`corrlib.point_files` describes.
+        video, out, on_frame, stop: as in :func:`carry_mask`.
+    """
+    tail: deque[torch.Tensor] = deque(maxlen=TAIL)
+    estimates: list[PointEstimate] = []
+
+    def draw(frame: torch.Tensor, found: PointEstimate) -> torch.Tensor:
+        tail.append(found.position)
+        return draw_tracks(frame, torch.stack(list(tail)), found.visible, found.confidence)
+
+    def keep(index: int, found: PointEstimate) -> None:
+        if tracks_out is not None:
+            estimates.append(found)
+
+    outcome = _label(video, carry, draw, keep, out, on_frame, stop)
+    if tracks_out is not None:
+        write_tracks(tracks_out, estimates)
     return outcome
 
 

@@ -156,6 +156,9 @@ class Propagator:
                 f"got {tuple(labels.shape[1:])}"
             )
         self._labels = labels.to(self.device)
+        # Maps that a share, unknown on frames before they were added, may belong to. The memory has
+        # a map of that share, in front of all others, as soon as there are any.
+        self._open: torch.Tensor | None = None
         self.memory = ReferenceMemory(
             tuple(self._features.shape), len(labels), self.config, self.device
         )
@@ -165,36 +168,49 @@ class Propagator:
     def step(self, frame: torch.Tensor) -> torch.Tensor:
         """The labels ``(L, h, w)`` of the next frame ``(3, H, W)``."""
         self._features = self.encode(frame)
-        labels = copied = self.memory.carry(self._features)
+        labels = self.memory.carry(self._features)
+        if self._open is not None:
+            labels = settle(labels, self._open)
+        copied = labels
         if self.config.normalise_labels:
             labels = stretch(labels)
         if self.config.feedback == "hard":
             copied = harden(labels, self._size, self.extractor.stride)
         self._labels = copied
-        self.memory.add(self._features, self._labels)
+        self.memory.add(self._features, F.pad(copied, (0, 0, 0, 0, int(self._open is not None), 0)))
         return labels
 
     @torch.inference_mode()
     def insert(self, labels: torch.Tensor) -> torch.Tensor:
-        """Add labels to the latest frame, which stays a reference for ever.
+        """Add objects to the latest frame, which stays a reference for ever.
+
+        Labels are shares here, and map 0 is the background. What earlier frames call background may
+        be one of the new objects; whether it is, is judged by the frames that know them.
 
         Args:
             labels: ``(L', h, w)``, L' at least the number of maps so far: the share of each cell
                 that is new, 0 in the maps that are not. What was carried keeps the rest of the
-                cell. On earlier frames a map that is added is 0.
+                cell.
 
         Returns:
             All labels of this frame, ``(L', h, w)``.
         """
         new = labels.to(self.device)
-        if new.shape[1:] != self._labels.shape[1:] or len(new) < len(self._labels):
+        more = len(new) - len(self._labels)
+        if new.shape[1:] != self._labels.shape[1:] or more < 0:
             raise InputError(
                 f"expected at least {len(self._labels)} label maps of size "
                 f"{tuple(self._labels.shape[1:])}, got shape {tuple(new.shape)}"
             )
-        old = F.pad(self._labels, (0, 0, 0, 0, 0, len(new) - len(self._labels)))
-        self._labels = old * (1 - new.sum(0)) + new
-        self.memory.keep_latest(self._features, self._labels)
+        self._labels = F.pad(self._labels, (0, 0, 0, 0, 0, more)) * (1 - new.sum(0)) + new
+        added = new.flatten(1).amax(1) > 0
+        added[0] = True
+        self._open = added if self._open is None else F.pad(self._open, (0, more)) | added
+        known = F.pad(self.memory.labels, (int(self._open is added), more))
+        known[..., 0] += known[..., 1]
+        known[..., 1] = 0
+        self.memory.labels = known
+        self.memory.keep_latest(self._features, F.pad(self._labels, (0, 0, 0, 0, 1, 0)))
         return self._labels
 
 
@@ -270,8 +286,9 @@ def propagate_mask(
     yield mask
     known = set(mask.unique().tolist()) | {0, VOID}
     propagator = Propagator(extractor, config, device)
-    propagator.start(first, mask_to_labels(mask, extractor.stride, config))
-    number = 0
+    labels = mask_to_labels(mask, extractor.stride, config)
+    propagator.start(first, labels)
+    maps, number = len(labels), 0
     for number, frame in enumerate(frames, start=1):
         found = labels_to_mask(propagator.step(frame), size, extractor.stride, config)
         added = later.pop(number, None)
@@ -280,7 +297,7 @@ def propagate_mask(
             fresh = torch.tensor(sorted(set(new.unique().tolist()) - known), dtype=torch.uint8)
             new = torch.where(torch.isin(new, fresh), new, 0)
             if len(fresh):
-                maps = max(int(fresh[-1]) + 1, len(propagator.memory.labels[0, 0]))
+                maps = max(int(fresh[-1]) + 1, maps)
                 labels = mask_to_labels(new, extractor.stride, config, maps)
                 labels[0] = 0
                 propagator.insert(labels)
@@ -369,6 +386,20 @@ def harden(labels: torch.Tensor, encoded: tuple[int, int], stride: int) -> torch
     return torch.stack(shares)
 
 
+def settle(labels: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Deal out what is unknown: ``(1 + L, h, w)``, the unknown share first, to ``(L, h, w)``.
+
+    The background and each other of the ``maps`` (bool, ``(L,)``) get a part in proportion to
+    themselves; where these are all 0 it is background.
+    """
+    unknown, labels = labels[0], labels[1:]
+    known = labels * maps[:, None, None]
+    total = known.sum(0)
+    labels = labels + known * (unknown / total.clamp_min(1e-12))
+    labels[0] += torch.where(total > 1e-12, 0, unknown)
+    return labels
+
+
 def stretch(labels: torch.Tensor) -> torch.Tensor:
     """Each map of ``(L, h, w)`` from its least to its largest value to [0, 1] (Li et al. 2019,
     released code); one that is the same everywhere stays as it is."""
@@ -410,7 +441,7 @@ def memory_estimate(
     """
     height, width = label_grid(size, extractor.stride, config)
     memory = ReferenceMemory.estimate(
-        (extractor.channels, height, width), objects + 1, config, given
+        (extractor.channels, height, width), objects + 1 + (given > 1), config, given
     )
     # A frame in float, the widest activations of a ResNet-18 (64 maps at half size, three of
     # them alive); labels on the grid and, a few at a time, at full size.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from corrlib.clip_sampler import ClipConfig
 from corrlib.corrflow import CorrFlowConfig
 from corrlib.crw import CRWConfig
+from corrlib.sampling import ScheduledSampling
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class TrainingConfig:
 
 _LAPTOP = TrainingConfig(
     model=CorrFlowConfig(
-        encoder="resnet18-stride8",
+        encoder="resnet18-stride8-framenorm",
         unit_features=True,
         temperature=0.07,
         dropout=0.9,
@@ -46,23 +47,37 @@ _LAPTOP = TrainingConfig(
         loss_stride=4,
         lab_weight=1.0,
     ),
-    clips=ClipConfig(length=3, gap=(1, 8), crop=0.7, flip=0.5),
+    clips=ClipConfig(length=3, gap=(1, 8), crop=0.35, flip=0.5),
     batch=3,
     optimiser="adamw",
     learning_rate=3e-4,
     weight_decay=1e-4,
     halve_at=(),
-    steps=2_500,
+    steps=1_000,
 )
 
 PROFILES = {
     "published": TrainingConfig(),
     "laptop": _LAPTOP,
+    "colorization": replace(
+        _LAPTOP,
+        model=replace(
+            _LAPTOP.model,
+            grey_input=True,
+            dropout=0.0,
+            jitter=0.0,
+            radius=None,
+            sampling=ScheduledSampling(1.0, 1.0),
+            cycle_weight=0.0,
+            lab_weight=0.0,
+        ),
+    ),
     "gpu": replace(_LAPTOP, batch=32, learning_rate=1e-3, steps=20_000),
     "fast": replace(_LAPTOP, clips=replace(_LAPTOP.clips, size=64), batch=2, steps=4),
 }
 """``laptop`` is a recipe for 15 CPU minutes, ``gpu`` the same in larger batches, ``fast`` shows in
-seconds that everything runs: its figures mean nothing."""
+seconds that everything runs: its figures mean nothing. ``colorization`` is video colorization
+(Vondrick et al. 2018) in our setting: grey frames, full attention, and none of CorrFlow's parts."""
 
 _WALK = replace(
     _LAPTOP,

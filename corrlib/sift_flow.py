@@ -27,7 +27,7 @@ ORIENTATIONS = 8
 LEVELS = 4  # the coarsest has cells of 8 pixels
 RADIUS = (1, 2, 2, 5)  # displacements tried per axis, from fine to coarse, in the level's cells
 ITERATIONS = 8  # of message passing, per level
-ALPHA, TRUNCATION, GAMMA = 1.0, 8.0, 0.005  # α, d, γ; displacements in the level's cells
+ALPHA, TRUNCATION, GAMMA = 0.5, 4.0, 0.005  # α, d, γ; displacements in the level's cells
 OUTSIDE = 16.0  # the data cost of leaving the frame, about that of a poor match
 
 
@@ -188,12 +188,12 @@ def belief_propagation(
     towards = []  # per direction: cells that send, cells that receive, the price per axis
     every, first, last = slice(None), slice(None, -1), slice(1, None)
     for send, receive in (
-        ((every, first), (every, last)),  # to the right
-        ((every, last), (every, first)),  # to the left
-        ((first, every), (last, every)),  # down
-        ((last, every), (first, every)),  # up
+        ((..., every, first), (..., every, last)),  # to the right
+        ((..., every, last), (..., every, first)),  # to the left
+        ((..., first, every), (..., last, every)),  # down
+        ((..., last, every), (..., first, every)),  # up
     ):
-        shift = (centre[:, *send] - centre[:, *receive]).float()  # (2, ...)
+        shift = (centre[send] - centre[receive]).float()  # (2, ...)
         gap = (label[:, None] - label).view(1, side, side, 1, 1) + shift[:, None, None]
         towards.append((send, receive, (alpha * gap.abs()).clamp_max(truncation)))
     messages = [torch.zeros_like(costs) for _ in towards]
@@ -204,11 +204,11 @@ def belief_propagation(
             towards, (messages[i] for i in (1, 0, 3, 2)), strict=True
         ):
             # What the receiver itself said is left out: it came against this direction.
-            told = beliefs[:, :, *send] - back[:, :, *send]
+            told = beliefs[send] - back[send]
             told = _cheapest(told, prices[0], axis=1)
             told = _cheapest(told, prices[1], axis=0)
             message = torch.zeros_like(costs)
-            message[:, :, *receive] = told - told.amin(dim=(0, 1))
+            message[receive] = told - told.amin(dim=(0, 1))
             fresh.append(message)
         messages = fresh
     return costs + sum(messages)

@@ -298,7 +298,8 @@ class _FileVideo(Video):
             first = next(_decode(path, container, stream), None)
             if first is None:
                 raise InputError(f"{path} has no frame that can be decoded")
-            height, width = _to_tensor(first).shape[1:]
+            self._turn = _Turn.of(first)
+            height, width = _to_tensor(first, self._turn).shape[1:]
             seconds = container.duration and container.duration / av.time_base
             self.info = VideoInfo(
                 height,
@@ -316,7 +317,7 @@ class _FileVideo(Video):
             for index, picture in enumerate(islice(decoded, stop)):
                 if index < start or (index - start) % step:
                     continue
-                frame = _to_tensor(picture)
+                frame = _to_tensor(picture, self._turn)
                 _check_size(self.info, frame.shape[1:], f"frame {index} of {self.path}")
                 yield frame
 
@@ -325,7 +326,7 @@ class _FileVideo(Video):
             tick = self.info.tick
             start, last = round(origin(container) / tick) * tick, None
             for index, picture in enumerate(_decode(self.path, container, stream)):
-                frame = _to_tensor(picture)
+                frame = _to_tensor(picture, self._turn)
                 _check_size(self.info, frame.shape[1:], f"frame {index} of {self.path}")
                 if picture.pts is not None:
                     second = max(picture.pts * picture.time_base - start, Fraction(0))
@@ -442,20 +443,38 @@ def _decode(path: Path, container, stream) -> Iterator[av.VideoFrame]:
     raise InputError(f"{path} is broken at frame {done}: {reason}")
 
 
-def _to_tensor(picture: av.VideoFrame) -> Tensor:
-    """RGB ``(3, H, W)``, turned and mirrored as the picture's display matrix asks."""
-    _check_pixels(picture.width, picture.height, "a frame")
-    frame = torch.from_numpy(picture.to_ndarray(format="rgb24")).permute(2, 0, 1)
-    data = picture.side_data.get("DISPLAYMATRIX")
-    if data is not None:
+@dataclass(frozen=True)
+class _Turn:
+    """How a stored picture is shown: sides swapped, then these dimensions of (3, H, W) flipped."""
+
+    swapped: bool = False
+    flipped: tuple[int, ...] = ()
+
+    @staticmethod
+    def of(picture: av.VideoFrame) -> _Turn:
+        """As the picture's display matrix asks; the one of a stream's first picture holds for all.
+
+        (Asking each picture would keep it, for its side data refers back to it, until Python looks
+        for cycles, which is hundreds of frames later.)
+        """
+        data = picture.side_data.get("DISPLAYMATRIX")
+        if data is None:
+            return _Turn()
         # A pixel at (x, y) is shown at (a x + c y, b x + d y), up to a translation.
         a, b, _, c, d = np.frombuffer(data, np.int32)[:5].astype(int)
-        if abs(b) > abs(a):
-            frame = frame.transpose(1, 2)
-            down, right = b, c
-        else:
-            down, right = d, a
-        frame = frame.flip([dim for dim, sign in ((1, down), (2, right)) if sign < 0])
+        swapped = abs(b) > abs(a)
+        down, right = (b, c) if swapped else (d, a)
+        return _Turn(bool(swapped), tuple(dim for dim, sign in ((1, down), (2, right)) if sign < 0))
+
+
+def _to_tensor(picture: av.VideoFrame, turn: _Turn) -> Tensor:
+    """RGB ``(3, H, W)`` as it is shown."""
+    _check_pixels(picture.width, picture.height, "a frame")
+    frame = torch.from_numpy(picture.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    if turn.swapped:
+        frame = frame.transpose(1, 2)
+    if turn.flipped:
+        frame = frame.flip(turn.flipped)
     return frame.contiguous()
 
 

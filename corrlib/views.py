@@ -20,9 +20,13 @@ from IPython.display import Image, display
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from PIL import Image as PillowImage
 
 from corrlib.affinity import full_affinity
@@ -37,6 +41,7 @@ DPI = 90
 BITS = 5  # kept of each colour channel in a saved picture; halves the size of photographs
 
 _OUTLINE = [withStroke(linewidth=3.5, foreground="black")]
+_THIN_OUTLINE = [withStroke(linewidth=2.2, foreground="black")]
 
 
 class Picture(Image):
@@ -227,6 +232,227 @@ def heatmap(
     return figure
 
 
+def tracks(
+    frames: torch.Tensor,
+    position: torch.Tensor,
+    visible: torch.Tensor,
+    confidence: torch.Tensor,
+    indices: Sequence[int] | None = None,
+    tail: int = 8,
+    cursor: tuple[float, float] | None = None,
+) -> Figure:
+    """Points on some frames of a clip, numbered from 1, with where they came from.
+
+    A point is filled with the colour of its confidence; one that is occluded is a ring.
+
+    Args:
+        frames: ``(T, 3, H, W)``.
+        position: ``(T, N, 2)``, x and y in pixels; NaN where there is none. N may be 0.
+        visible: ``(T, N)`` bool.
+        confidence: ``(T, N)`` in [0, 1].
+        indices: of the frames to show; three spread over the clip by default.
+        tail: how many frames back the line behind each point reaches.
+        cursor: (x, y) of a cross on the first picture.
+    """
+    if position.shape[2:] != (2,) or not (position.shape[:2] == visible.shape == confidence.shape):
+        raise InputError(
+            "expected positions (T, N, 2), visible (T, N) and confidence (T, N), got "
+            f"{tuple(position.shape)}, {tuple(visible.shape)} and {tuple(confidence.shape)}"
+        )
+    if len(position) != len(frames):
+        raise InputError(f"expected points on {len(frames)} frames, got them on {len(position)}")
+    indices = spread(len(frames), 3) if indices is None else indices
+    columns = min(len(indices), 3)
+    figure, axes, beside = _labelled_grid(len(indices), columns, _aspect(frames[0]))
+    colours, scale = colormaps["viridis"], Normalize(0, 1)
+    for number, (axis, index) in enumerate(zip(axes, indices, strict=True)):
+        axis.imshow(_rgb(frames[index]))
+        axis.set_title(f"frame {index}", fontsize=9.5)
+        _in_pixels(axis, rows=number % columns == 0)
+        paths = _numpy(position[max(0, index - tail) : index + 1])  # (tail, N, 2)
+        shades = colours(scale(_numpy(confidence[index]))).tolist()
+        for point, (colour, seen) in enumerate(zip(shades, visible[index].tolist(), strict=True)):
+            axis.plot(*paths[:, point].T, color=colour, lw=1.3, path_effects=_THIN_OUTLINE)
+            x, y = paths[-1, point]
+            if np.isnan(x):
+                continue
+            _point(axis, x, y, colour if seen else "none", "black" if seen else colour)
+            axis.annotate(
+                *(str(point + 1), (x, y), (5, 4)),
+                textcoords="offset points",
+                color="white",
+                fontsize=8,
+                path_effects=_THIN_OUTLINE,
+                annotation_clip=True,
+            )
+    if cursor is not None:
+        axes[0].plot(*cursor, "+", color="white", ms=14, mew=2, path_effects=_OUTLINE)
+    _keep_limits(axes, frames)
+    bar = figure.colorbar(ScalarMappable(scale, colours), cax=beside)
+    bar.set_label("confidence (0 to 1)", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    middle = colours(0.7)
+    handles = {
+        "visible": _handle("o", middle, "black"),
+        "occluded": _handle("o", "none", middle),
+        f"path of the last {tail} frames": Line2D([], [], color=middle, lw=1.6),
+    }
+    if cursor is not None:
+        handles["cursor"] = Line2D([], [], marker="+", color="black", lw=0, ms=10, mew=2)
+    _legend_below(figure, handles)
+    return figure
+
+
+def skeletons(
+    frames: torch.Tensor,
+    columns: Mapping[str, torch.Tensor],
+    edges: Sequence[tuple[int, int]],
+    indices: Sequence[int],
+    truth: Mapping[int, torch.Tensor] | None = None,
+) -> Figure:
+    """Joints and the bones between them: a row for each frame, a column for each method.
+
+    Args:
+        frames: ``(T, 3, H, W)``.
+        columns: title -> joints ``(T, K, 2)``, x and y in pixels; NaN for a joint that was lost,
+            which is left out, with its bones.
+        edges: pairs of joints.
+        indices: of the frames to show.
+        truth: frame index -> true joints ``(K, 2)``, drawn as rings with a line to what was found.
+    """
+    count = len(indices) * len(columns)
+    figure, axes = _grid(count, len(columns), _aspect(frames[0]), largest=3.4, titles=1)
+    figure.set_figheight(figure.get_figheight() + 0.3)
+    cells = iter(axes)
+    bone, joint, ring, miss = "white", LINE_COLOURS[4], LINE_COLOURS[5], LINE_COLOURS[1]
+    for row, index in enumerate(indices):
+        for column, (title, joints) in enumerate(columns.items()):
+            axis, points = next(cells), _numpy(joints[index])
+            axis.imshow(_rgb(grey(frames[index])))
+            if row == 0:
+                axis.set_title(title, fontsize=9.5)
+            if column == 0:
+                axis.set_ylabel(f"frame {index}", fontsize=9)
+            for pair in edges:
+                axis.plot(*points[list(pair)].T, color=bone, lw=1.5, path_effects=_THIN_OUTLINE)
+            if truth is not None and index in truth:
+                true = _numpy(truth[index])
+                for ends in zip(points, true, strict=True):
+                    axis.plot(*np.array(ends).T, color=miss, lw=1.5)
+                axis.plot(*true.T, "o", mfc="none", mec=ring, ms=8, mew=1.6)
+            for x, y in points:
+                _point(axis, x, y, joint, "black", size=5)
+    _keep_limits(axes, frames)
+    handles = {
+        "joint": _handle("o", joint, "black"),
+        "bone": Line2D([], [], color=bone, lw=1.6, path_effects=_THIN_OUTLINE),
+    }
+    if truth is not None:
+        handles["true place"] = _handle("o", "none", ring)
+        handles["error"] = Line2D([], [], color=miss, lw=1.6)
+    _legend_below(figure, handles)
+    return figure
+
+
+def sweeps(
+    panels: Mapping[str, tuple[Sequence[object], Mapping[str, Sequence[float]]]],
+    ylabel: str,
+    marks: Mapping[str, object] | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """What each of several settings does: a panel for each, side by side, with one y axis.
+
+    Args:
+        panels: name of a setting -> the values it takes, evenly spaced along x whatever they are,
+            and the series, label -> a figure for each value.
+        ylabel: of all panels.
+        marks: name of a setting -> the value to mark by a vertical line.
+        limits: of the y axis; by default those of the data.
+    """
+    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (name, (values, series)) in zip(axes, panels.items(), strict=True):
+        places = range(len(values))
+        looks = zip(series.items(), LINE_COLOURS, MARKERS, LINE_STYLES, strict=False)
+        for (label, figures), colour, marker, style in looks:
+            axis.plot(
+                *(places, figures, style), color=colour, marker=marker, ms=4.5, lw=1.6, label=label
+            )
+        axis.set_xticks(places, [str(value) for value in values], fontsize=8)
+        axis.set_xlabel(name, fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        if marks and name in marks:
+            mark = list(values).index(marks[name])
+            axis.axvline(
+                mark, color="#555555", lw=1, ls=(0, (2, 2)), label="setting used elsewhere"
+            )
+    axes[0].set_ylabel(ylabel)
+    if limits:
+        axes[0].set_ylim(*limits)
+    handles, labels = axes[0].get_legend_handles_labels()
+    _legend_below(figure, dict(zip(labels, handles, strict=True)))
+    return figure
+
+
+def settings_comparison(
+    frame: torch.Tensor,
+    masks: Mapping[str, torch.Tensor | None],
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    index: int,
+) -> Figure:
+    """One frame with several masks, above their scores over time.
+
+    Args:
+        frame: ``(3, H, W)``.
+        masks: title -> ``(H, W)`` ids, ``None`` for the frame alone.
+        series: label -> frames and the J of each.
+        index: of the frame, marked in the curves.
+    """
+    side = WIDTH / len(masks)
+    figure = Figure(figsize=(WIDTH, side * _aspect(frame) + 2.2), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(side * _aspect(frame) + 0.3, 1.9))
+    axes = above.subplots(1, len(masks), squeeze=False)[0]
+    for axis, (title, mask) in zip(axes, masks.items(), strict=True):
+        axis.imshow(_rgb(frame) if mask is None else _masked(frame, {index: mask}, index))
+        axis.set_title(title, fontsize=9.5)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    axis = below.subplots()
+    looks = zip(series.items(), LINE_COLOURS, MARKERS, LINE_STYLES, strict=False)
+    for (label, (x, y)), colour, marker, style in looks:
+        axis.plot(*(x, y, style), color=colour, marker=marker, ms=5, lw=1.6, label=label)
+    axis.axvline(index, color="#555555", lw=1, label="this frame")
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel("frame", fontsize=9)
+    axis.set_ylabel("J (1 is perfect)", fontsize=9)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    return figure
+
+
+def place_in(figure: Figure, across: float, down: float) -> tuple[int, float, float] | None:
+    """Which axes of a figure a place lies in, and where there.
+
+    Args:
+        figure: drawn once at least, as by :func:`png`.
+        across, down: shares of the figure's width and height from the top left, as a click on its
+            picture gives them.
+
+    Returns:
+        The number of the axes among ``figure.axes``, x and y there; ``None`` between the axes.
+    """
+    width, height = figure.bbox.width, figure.bbox.height
+    point = across * width, (1 - down) * height
+    for number, axis in enumerate(figure.axes):
+        if axis.bbox.contains(*point):
+            x, y = axis.transData.inverted().transform(point)
+            return number, float(x), float(y)
+    return None
+
+
 def attention(
     reference: torch.Tensor,
     target: torch.Tensor,
@@ -404,6 +630,73 @@ def _grid(
     for axis in axes[count:]:
         axis.remove()
     return figure, axes[:count]
+
+
+def _labelled_grid(count: int, columns: int, aspect: float) -> tuple[Figure, list[Axes], Axes]:
+    """Axes for pictures with numbered sides, row by row, and one beside them for a colour bar.
+
+    Everything has a place from the start, which is quicker to draw than a layout that adapts.
+    """
+    rows = -(-count // columns)
+    left, right, gap, above, below, legend = 0.52, 0.85, 0.1, 0.28, 0.42, 0.3  # inches
+    side = min((WIDTH - left - right - gap * (columns - 1)) / columns, 3.4)
+    width = left + side * columns + gap * (columns - 1) + right
+    height = rows * (above + side * aspect + below) + legend
+    figure = Figure(figsize=(width, height))
+    axes = []
+    for number in range(count):
+        row, column = divmod(number, columns)
+        x = left + column * (side + gap)
+        y = height - (row + 1) * (above + side * aspect) - row * below
+        axes.append(figure.add_axes((x / width, y / height, side / width, side * aspect / height)))
+    x, y = width - right + gap, height - above - side * aspect
+    bar = figure.add_axes((x / width, y / height, 0.14 / width, side * aspect / height))
+    return figure, axes, bar
+
+
+def _point(axis: Axes, x: float, y: float, face, edge, size: float = 6) -> None:
+    """A dot, or a ring where ``face`` is "none", that stands out on any picture."""
+    if face == "none":
+        axis.plot([x], [y], "o", mfc="none", mec="black", ms=size + 1, mew=3.4)
+        axis.plot([x], [y], "o", mfc="none", mec=edge, ms=size + 1, mew=1.8)
+    else:
+        axis.plot([x], [y], "o", mfc=face, mec="black", ms=size + 2, mew=0)
+        axis.plot([x], [y], "o", mfc=face, mec=edge, ms=size, mew=1)
+
+
+def _handle(marker: str, face, edge) -> Line2D:
+    return Line2D([], [], marker=marker, lw=0, mfc=face, mec=edge, ms=7, mew=1.6)
+
+
+def _legend_below(figure: Figure, handles: Mapping[str, Line2D]) -> None:
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center" if figure.get_layout_engine() else "lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9,
+        handletextpad=0.6,
+    )
+
+
+def _in_pixels(axis: Axes, rows: bool) -> None:
+    """Name the axes of a picture, and number a few places along them."""
+    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.tick_params(labelsize=7.5, length=2)
+    axis.set_xlabel("x (pixels)", fontsize=8)
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.tick_params(labelleft=rows)
+    if rows:
+        axis.set_ylabel("y (pixels)", fontsize=8)
+
+
+def _keep_limits(axes: Sequence[Axes], frames: torch.Tensor) -> None:
+    """Show the picture, whatever was drawn beside it."""
+    height, width = frames.shape[-2:]
+    for axis in axes:
+        axis.set_xlim(-0.5, width - 0.5)
+        axis.set_ylim(height - 0.5, -0.5)
 
 
 def _colour_bar(figure: Figure, drawn, axis: Axes, label: str | None) -> None:

@@ -8,7 +8,10 @@ import sys
 import pytest
 from commands import refused
 
+from corrlib.baselines import BASELINES
 from corrlib.cli import main
+from corrlib.cli.options import BASELINE_NAMES, PRESET_NAMES
+from corrlib.presets import PRESETS
 
 
 def test_help_has_an_example_for_every_command(capsys):
@@ -17,7 +20,11 @@ def test_help_has_an_example_for_every_command(capsys):
         ["tour"],
         ["train", "corrflow"],
         ["propagate"],
+        ["fetch"],
         ["evaluate", "davis"],
+        ["evaluate", "jhmdb"],
+        ["evaluate", "vip"],
+        ["evaluate", "points"],
         ["score", "davis"],
         ["bench", "affinity"],
     ):
@@ -50,3 +57,23 @@ def test_what_the_system_refuses_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("corrlib.cli.bench.write_json", full)
     monkeypatch.setattr("corrlib.bench.bench_affinity", lambda *arguments: {})
     assert "No space left" in refused(capsys, "bench", "affinity", "--device", "cpu")
+
+
+def test_help_names_every_baseline_and_preset():
+    assert tuple(BASELINES) == BASELINE_NAMES and tuple(PRESETS) == PRESET_NAMES
+
+
+def test_of_several_processes_only_the_first_prints_and_writes(monkeypatch, tmp_path, capsys):
+    def bench(device, rounds, report):
+        report("a figure")
+        return {"ratios": {}}
+
+    monkeypatch.setattr("corrlib.bench.bench_affinity", bench)
+    command = ["bench", "affinity", "--device", "cpu", "--json", str(tmp_path / "f.json")]
+    monkeypatch.setenv("RANK", "1")
+    assert main(command) == 0 and main(["bench", "affinity", "--device", "tpu"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "tpu" in captured.err and not list(tmp_path.iterdir())
+    monkeypatch.setenv("RANK", "0")
+    assert main(command) == 0
+    assert "a figure" in capsys.readouterr().out and (tmp_path / "f.json").exists()

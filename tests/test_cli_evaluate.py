@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from commands import FAST, make_box, refused, run
+from PIL import Image
+
+from corrlib.synthetic import synthetic_clip
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +70,85 @@ def test_identity_on_davis_2016(shared_data, tmp_path):
     assert len(figure["sequences"]) == 20
     assert figure["J"]["mean"] == pytest.approx(0.266, abs=0.002)
     assert figure["F"]["mean"] == pytest.approx(0.243, abs=0.002)
+
+
+# -- other labels ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return synthetic_clip(frames=4, height=64, width=80, objects=1, seed=3, speed=1.5)
+
+
+def save(folder: Path, frames: torch.Tensor, suffix: str) -> None:
+    folder.mkdir(parents=True)
+    for index, frame in enumerate(frames):
+        image = frame.permute(1, 2, 0) if frame.dim() == 3 else frame
+        Image.fromarray(image.numpy()).save(folder / f"{index + 1:05d}{suffix}")
+
+
+@pytest.fixture(scope="module")
+def jhmdb_root(clip, tmp_path_factory) -> Path:
+    savemat = pytest.importorskip("scipy.io").savemat
+    root = tmp_path_factory.mktemp("jhmdb")
+    save(root / "Rename_Images" / "walk" / "one", clip.frames, ".png")
+    joints = np.random.default_rng(0).uniform(5, 60, (2, 15, 1)).repeat(4, axis=2)
+    (root / "joint_positions" / "walk" / "one").mkdir(parents=True)
+    savemat(
+        str(root / "joint_positions" / "walk" / "one" / "joint_positions.mat"), {"pos_img": joints}
+    )
+    return root
+
+
+def test_jhmdb(jhmdb_root, tmp_path, capsys):
+    figures = tmp_path / "f.json"
+    arguments = ("--root", jhmdb_root, "--json", figures, "--size", 64, *FAST)
+    results = ("--masks-out", tmp_path / "results")
+    assert run("evaluate", "jhmdb", *arguments, *results) == 0
+    assert "mean of 1" in capsys.readouterr().out
+    figure = json.loads(figures.read_text())
+    assert set(figure["PCK_instance"]) == {"0.1", "0.2"} and len(figure["joints"]) == 15
+    assert set(figure["sequences"]) == {"one"} and figure["seconds_per_frame"] > 0
+    assert figure["settings"]["features"] == "colour-patch"
+    assert figure["settings"]["command"][:2] == ["evaluate", "jhmdb"]
+    assert run("evaluate", "jhmdb", *arguments, *results, "--resume") == 0
+    again = json.loads(figures.read_text())
+    assert again["PCK_instance"] == figure["PCK_instance"]
+    assert "exists already" in refused(capsys, "evaluate", "jhmdb", *arguments, *results)
+    assert "'two'" in refused(capsys, "evaluate", "jhmdb", *arguments, "--sequences", "two")
+
+
+def test_vip(clip, tmp_path, capsys):
+    root = tmp_path / "VIP_Fine"
+    save(root / "Images" / "videos1", clip.frames, ".jpg")
+    save(root / "Annotations" / "Category_ids" / "videos1", clip.masks * 13, ".png")
+    figures = tmp_path / "f.json"
+    arguments = ("--root", root, "--json", figures, "--size", 64, *FAST)
+    assert run("evaluate", "vip", *arguments) == 0
+    assert "mean of 1" in capsys.readouterr().out
+    figure = json.loads(figures.read_text())
+    assert 0.3 < figure["mean_iou"] <= 1 and set(figure["sequences"]) == {"videos1"}
+    assert figure["seconds_per_frame"] > 0 and figure["settings"]["radius"] == 3
+    assert "Images" in refused(capsys, "evaluate", "vip", "--root", tmp_path, *FAST)
+
+
+def test_points(tmp_path, capsys):
+    figures = tmp_path / "f.json"
+    options = ("--sequences", "box", "--frames", 3, "--json", figures, *FAST)
+    assert run("evaluate", "points", *options) == 0
+    assert "mean of 1" in capsys.readouterr().out
+    figure = json.loads(figures.read_text())
+    assert set(figure["sequences"]) == {"box"} and figure["seconds_per_frame"] > 0
+    for name in ("delta_avg", "average_jaccard", "occlusion_accuracy"):
+        assert name in figure and name in figure["sequences"]["box"]
+    assert figure["settings"]["features"] == "colour-patch"
+    assert "'nobody'" in refused(capsys, "evaluate", "points", "--sequences", "nobody", *FAST)
+    assert "*.slp" in refused(capsys, "evaluate", "points", "--root", tmp_path, *FAST)
+
+
+@pytest.mark.parametrize("data_set", ["jhmdb", "vip", "points"])
+def test_methods_without_features_carry_masks_only(data_set, tmp_path, capsys):
+    root = () if data_set == "points" else ("--root", tmp_path)
+    identity = ("--baseline", "identity", "--device", "cpu")
+    assert "masks only" in refused(capsys, "evaluate", data_set, *root, *identity)
+    assert "psychic" in refused(capsys, "evaluate", data_set, *root, "--baseline", "psychic")

@@ -205,6 +205,22 @@ def test_keypoints_of_the_first_frame(phone, tmp_path):
     assert shown_at(tmp_path / "o.mp4") == shown_at(phone / "cat.mp4")
 
 
+def test_points_of_the_first_frame(phone, tmp_path):
+    (tmp_path / "p.json").write_text('{"points": [[20, 50], [24.5, 45], [3, 60]]}')
+    tracks = tmp_path / "t.json"
+    outputs = ("--out", tmp_path / "o.mp4", "--tracks-out", tracks)
+    assert (
+        run("propagate", phone / "cat.mp4", "--points", tmp_path / "p.json", *outputs, *FAST) == 0
+    )
+    written = json.loads(tracks.read_text())
+    assert written["frames"] == 6 and len(written["points"]) == 3
+    assert written["points"][1]["x"][0] == 24.5 and len(written["points"][0]["visible"]) == 6
+    before, after = read_video(phone / "cat.mp4"), read_video(tmp_path / "o.mp4")
+    changed = (before.int() - after.int()).abs().amax(dim=1) > 60
+    assert changed[:, 55:].any() and not changed[0, :30].any()
+    assert shown_at(tmp_path / "o.mp4") == shown_at(phone / "cat.mp4")
+
+
 HOSTILE = {
     "text": "hello",
     "number": "7",
@@ -219,7 +235,7 @@ HOSTILE = {
     "three numbers": '{"%s": [[1, 2, 3]]}',
     "strings": '{"%s": [["1", "2"]]}',
     "not UTF-8": b"\xff\xfe\x00{",
-    "too many": '{"%s": [' + "[1, 2]," * 2000 + "[1, 2]]}",
+    "too many": '{"%s": [' + "[1, 2]," * 10_000 + "[1, 2]]}",
 }
 
 

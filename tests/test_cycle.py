@@ -11,7 +11,8 @@ from corrlib.cycle import round_trip, walk
 
 def permutations(count: int, cells: int, generator: torch.Generator) -> list[torch.Tensor]:
     """Full affinities ``(1, n, n)`` that move every cell somewhere else."""
-    return [torch.eye(cells)[torch.randperm(cells, generator=generator)][None] for _ in range(count)]
+    orders = [torch.randperm(cells, generator=generator) for _ in range(count)]
+    return [torch.eye(cells)[order][None] for order in orders]
 
 
 def test_permutations_come_home_exactly(generator):

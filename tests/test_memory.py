@@ -255,23 +255,14 @@ def test_what_is_added_later_does_not_change_what_was_given(generator):
         ((32, 30, 54), 2, {"references": 4, "radius": 6, "precision": "bf16"}),
     ],
 )
-def test_the_estimate_is_what_is_held(shape, labels, options, generator, monkeypatch):
+def test_the_estimate_is_what_is_held(shape, labels, options, generator):
     config = policy(**options)
     memory = ReferenceMemory(shape, labels, config)
     features = unit(generator, *shape)
     for _ in range(config.references + config.long_term + 2):
         memory.add(features, torch.rand(labels, *shape[1:], generator=generator))
-    sizes = []
-    scores = ReferenceMemory._scores
-
-    def noting(self, group, chunk):
-        found = scores(self, group, chunk)
-        sizes.append(found.untyped_storage().nbytes())
-        return found
-
-    monkeypatch.setattr(ReferenceMemory, "_scores", noting)
     memory.carry(features)
-    held = memory.labels.untyped_storage().nbytes() + max(sizes)
-    held += sum(one.strips.untyped_storage().nbytes() for one in memory.references)
+    tensors = [memory.labels, memory._buffer, *(one.strips for one in memory.references)]
+    held = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
     estimate = ReferenceMemory.estimate(shape, labels, config)
-    assert held <= estimate <= 2.5 * held + 2**20
+    assert held <= estimate <= 4 * held + 2**21  # with what comes and goes during a search

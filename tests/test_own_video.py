@@ -18,8 +18,9 @@ from corrlib.errors import InputError
 from corrlib.keypoint_files import read_keypoints
 from corrlib.keypoints import Skeleton, propagate_keypoints
 from corrlib.masks import read_mask
-from corrlib.own_video import carry_keypoints, carry_mask, check_outputs
+from corrlib.own_video import carry_keypoints, carry_mask, carry_points, check_outputs
 from corrlib.propagation import PropagationConfig, propagate_mask
+from corrlib.tracks import PointEstimate
 from corrlib.video import open_video, read_video
 
 
@@ -150,6 +151,27 @@ def test_keypoints_are_drawn_and_their_tracks_can_be_given_again(tmp_path):
     before, after = read_video(source)[0].int(), read_video(tmp_path / "out.mp4")[0].int()
     difference = (before - after).abs().float().mean(0)
     assert difference[20, 18] > 20 and difference[:, 40:].mean() < 5
+
+
+def test_points_are_drawn_with_their_tails(tmp_path):
+    source = write_phone_video(tmp_path / "a.mp4", moving_square(), sound="aac")
+    points = torch.tensor([[9.0, 11.0], [50.0, 40.0]])
+
+    def carry(frames):
+        for index, _ in enumerate(frames):
+            seen = torch.tensor([True, index < 3])
+            yield PointEstimate(points + 2.0 * index, seen, torch.tensor([1.0, 0.2]))
+
+    outcome = carry_points(
+        open_video(source), carry, tmp_path / "out.mp4", tmp_path / "tracks.json"
+    )
+    assert outcome.frames == 6 and outcome.sound == "sound copied (aac)"
+    tracks = json.loads((tmp_path / "tracks.json").read_text())
+    assert tracks["points"][0]["x"] == [9, 11, 13, 15, 17, 19]
+    assert tracks["points"][1]["visible"] == [True] * 3 + [False] * 3
+    before, after = read_video(source)[5].int(), read_video(tmp_path / "out.mp4")[5].int()
+    difference = (before - after).abs().float().mean(0)
+    assert difference[21, 19] > 30 and difference[46:, :40].mean() < 5
 
 
 def test_outputs_need_names_of_their_own(tmp_path):

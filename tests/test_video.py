@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from fractions import Fraction
 from pathlib import Path
 
@@ -309,6 +310,22 @@ def test_frames_must_come_in_order(tmp_path):
         writer.write(smooth_frame(32, 32), Fraction(1))
         writer.write(smooth_frame(32, 32), Fraction(1, 2))
     assert leftovers(tmp_path) == []
+
+
+def test_no_decoded_picture_is_kept(tmp_path):
+    """Pictures go when they are read, not when Python next looks for cycles."""
+    source = write_phone_video(tmp_path / "a.mp4", moving_square(30), range(30), rotation=90)
+    video = open_video(source)
+    gc.collect()
+    gc.disable()
+    try:
+        for index, _ in enumerate(video.timed()):
+            if index == 20:
+                kept = sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+                break
+    finally:
+        gc.enable()
+    assert kept <= 3
 
 
 # -- damage --------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from corrlib.baselines.features import (
     resnet50_features,
     trained,
 )
-from corrlib.baselines.identity import identity
+from corrlib.baselines.no_motion import identity
 from corrlib.errors import InputError
 from corrlib.evaluation import Method
 from corrlib.optical_flow import dis_flow, propagate_by_flow, raft_flow
@@ -100,7 +100,7 @@ BASELINES: dict[str, Baseline] = {
         lambda device, precision, seed: resnet50_features(device, precision),
     ),
     "imagenet-efficientnet": Baseline(
-        "EfficientNet-Lite0 trained to classify ImageNet, block 10 at stride 8 (from a package)",
+        "EfficientNet-Lite0 trained to classify ImageNet, block 7 at stride 8 (from a package)",
         lambda device, precision, seed: efficientnet_features(device, precision),
     ),
     "dino": Baseline(

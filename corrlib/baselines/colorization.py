@@ -9,6 +9,7 @@ copies from the three latest frames through the softmax over all of their cells,
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -16,7 +17,7 @@ from corrlib.baselines.features import trained
 from corrlib.errors import InputError
 from corrlib.evaluation import Method
 from corrlib.propagation import PropagationConfig, propagate_mask
-from corrlib.weights import load_weights
+from corrlib.weights import WEIGHTS, load_weights
 
 COLORIZATION = PropagationConfig(
     references=3,
@@ -29,15 +30,15 @@ COLORIZATION = PropagationConfig(
 )
 """Its inference: the softmax as trained, over the whole of the three latest frames."""
 
-WEIGHTS = "video-colorization"
+RELEASED = WEIGHTS / "video-colorization.safetensors"
 
 
 def video_colorization(
-    weights: str = WEIGHTS,
+    weights: str | Path = RELEASED,
     device: torch.device | str = "cpu",
     precision: torch.dtype = torch.float32,
 ) -> Method:
-    """The method, from a weights file or the name of released weights.
+    """The method, from a file of weights that were trained so.
 
     Raises:
         InputError: no such weights.
@@ -45,6 +46,6 @@ def video_colorization(
     try:
         model = load_weights(weights)
     except InputError as error:
-        raise InputError(f"video colorization needs its own weights: {error}") from error
+        raise InputError(f"video colorization needs weights of its own: {error}") from error
     extractor = trained(model.to(device), precision)
     return partial(propagate_mask, extractor=extractor, config=COLORIZATION, device=device)

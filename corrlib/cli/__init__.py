@@ -10,17 +10,28 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 from corrlib import __version__
-from corrlib.cli import bench, doctor, evaluate, propagate, score, tour, train
-from corrlib.cli.options import Parser
+from corrlib.cli import bench, doctor, evaluate, fetch, propagate, score, tour, train
+from corrlib.cli.options import Parser, first_process
 from corrlib.errors import InputError
 
-FAMILIES = (doctor, tour, train, propagate, evaluate, score, bench)
+FAMILIES = (doctor, tour, fetch, train, propagate, evaluate, score, bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status."""
+    """Run one command; returns its exit status.
+
+    Of the processes that torchrun starts only the first prints.
+    """
+    if first_process():
+        return _main(arguments)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
         arguments = sys.argv[1:] if arguments is None else list(arguments)
         options = _parser().parse_args(arguments)

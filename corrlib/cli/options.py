@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from corrlib.errors import InputError
 from corrlib.files import atomic_path
+
+# What corrlib.baselines and corrlib.presets have; importing them takes seconds, help should not.
+BASELINE_NAMES = (
+    *("identity", "dis-flow", "raft-flow", "sift-flow", "video-colorization", "colour-patch"),
+    *("random-features", "imagenet-features", "imagenet-resnet50", "imagenet-efficientnet", "dino"),
+)
+PRESET_NAMES = ("corrflow", "uvc", "crw")
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +52,9 @@ def device_options(parser: argparse.ArgumentParser, precision: bool = True) -> N
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: auto)")
     if precision:
         parser.add_argument(
-            "--precision", default="auto", help="of the encoder: auto, fp32, bf16 or fp16"
+            "--precision",
+            default="auto",
+            help="of encoder and matching: auto, fp32, bf16 or fp16 (default: auto)",
         )
 
 
@@ -54,16 +65,20 @@ def davis_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sequences", metavar="A,B", help="only these")
 
 
-def method_options(parser: argparse.ArgumentParser) -> None:
+def method_options(
+    parser: argparse.ArgumentParser, size: str = "the video's own up to 480"
+) -> None:
     """What features are matched, and how labels are carried."""
     features = parser.add_mutually_exclusive_group()
     features.add_argument(
         "--weights", default="corrflow", metavar="W", help="a file, or released weights by name"
     )
-    features.add_argument("--baseline", metavar="NAME", help="instead of trained weights")
+    features.add_argument(
+        "--baseline", metavar="NAME", help=f"instead of weights: {', '.join(BASELINE_NAMES)}"
+    )
     parser.add_argument(
         "--preset",
-        choices=("corrflow", "uvc", "crw"),
+        choices=PRESET_NAMES,
         help="carry labels as that paper does; the options below change single settings of it",
     )
     parser.add_argument(
@@ -78,7 +93,7 @@ def method_options(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=int,
         metavar="S",
-        help="short side for the encoder, pixels (default: the video's own up to 480)",
+        help=f"short side for the encoder, pixels (default: {size})",
     )
     parser.add_argument("--seed", type=int, default=0, help="of random-features")
     device_options(parser)
@@ -112,34 +127,39 @@ def method(options: argparse.Namespace, config):
     """The method that the options name: a function of frames and mask, and its features if any."""
     from functools import partial
 
-    from corrlib import baselines
     from corrlib.device import choose_device
-    from corrlib.propagation import propagate_mask
+    from corrlib.propagation import FeatureExtractor, propagate_mask
 
-    if options.baseline == "identity":
-        return baselines.identity, None
-    extractor = features(options)
+    built = _build(options)
+    if not isinstance(built, FeatureExtractor):
+        return built, None
     device = choose_device(options.device)
-    return partial(propagate_mask, extractor=extractor, config=config, device=device), extractor
+    return partial(propagate_mask, extractor=built, config=config, device=device), built
 
 
 def features(options: argparse.Namespace):
     """The :class:`~corrlib.propagation.FeatureExtractor` that the options name."""
-    from corrlib import baselines
+    from corrlib.propagation import FeatureExtractor
+
+    built = _build(options)
+    if not isinstance(built, FeatureExtractor):
+        raise InputError(
+            f"the baseline {options.baseline} carries masks only; take one that has features, "
+            "such as colour-patch"
+        )
+    return built
+
+
+def _build(options: argparse.Namespace):
+    from corrlib.baselines import build_baseline, trained
     from corrlib.device import choose_device, choose_precision
     from corrlib.weights import load_weights
 
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    if options.baseline is None:
-        return baselines.trained(load_weights(options.weights).to(device), precision)
-    if options.baseline == "colour-patch":
-        return baselines.colour_patch()
-    if options.baseline == "random-features":
-        return baselines.random_features(options.seed, device)
-    if options.baseline == "imagenet-features":
-        return baselines.imagenet_features(device)
-    raise InputError(f"expected a baseline among , got {options.baseline!r}")
+    if options.baseline is not None:
+        return build_baseline(options.baseline, device, precision, options.seed)
+    return trained(load_weights(options.weights).to(device), precision)
 
 
 def settings(options: argparse.Namespace, config) -> dict:
@@ -155,9 +175,24 @@ def settings(options: argparse.Namespace, config) -> dict:
 
 
 def write_json(path: Path | None, figures: object) -> None:
-    if path is not None:
+    """Write figures where the user asked for them; what is undefined (NaN) is null."""
+    if path is not None and first_process():
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(figures, indent=1) + "\n")
+            text = json.dumps(_defined(figures), indent=1, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _defined(value):
+    if isinstance(value, dict):
+        return {key: _defined(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def say(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def _propagate(options: argparse.Namespace) -> int:
     config = propagation_config(options)
     video = open_video(options.video)
     check_outputs(video, (options.out, options.masks_out, options.tracks_out, options.json))
-    label = (_mask if options.mask else _keypoints)(options, config, video)
+    prepare = _mask if options.mask else _keypoints if options.keypoints else _points
+    label = prepare(options, config, video)
     with (
         interruption() as stopped,
         tqdm(total=video.info.expected_frames, unit="frame", desc="propagating") as bar,
@@ -130,11 +132,33 @@ def _keypoints(options: argparse.Namespace, config, video):
     extractor = features(options)
     _state(f"{len(points)} joint(s)", len(points), extractor, config, video)
 
-    def carry(frames):
-        device = choose_device(options.device)
-        return propagate_keypoints(frames, points, extractor, config, device)
-
+    carry = partial(
+        propagate_keypoints,
+        points=points,
+        extractor=extractor,
+        config=config,
+        device=choose_device(options.device),
+    )
     return partial(carry_keypoints, video, carry, skeleton, options.out, options.tracks_out)
+
+
+def _points(options: argparse.Namespace, config, video):
+    from corrlib.device import choose_device
+    from corrlib.own_video import carry_points
+    from corrlib.point_files import read_points
+    from corrlib.tracks import track_points
+
+    points = read_points(options.points, video.info.height, video.info.width)
+    extractor = features(options)
+    _state(f"{len(points)} point(s)", 1, extractor, replace(config, references=0), video)
+    carry = partial(
+        track_points,
+        points=points,
+        extractor=extractor,
+        config=config,
+        device=choose_device(options.device),
+    )
+    return partial(carry_points, video, carry, options.out, options.tracks_out)
 
 
 def _state(what: str, labels: int, extractor, config, video) -> None:

@@ -19,7 +19,7 @@ def add(commands) -> None:
         "train CorrFlow on unlabelled video: copy colours along clips",
         "corrlib train corrflow --data videos/ --out runs/mine --profile laptop --minutes 15",
     )
-    _options(corrflow, ("published", "laptop", "gpu", "fast"))
+    _options(corrflow, ("published", "laptop", "gpu", "fast", "colorization"))
     corrflow.add_argument(
         "--without",
         choices=("dropout", "restricted", "sampling", "cycle"),
