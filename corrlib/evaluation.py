@@ -1,4 +1,7 @@
-"""Evaluate on DAVIS: propagate every sequence's first mask, and score what comes out."""
+"""Evaluate on DAVIS: propagate every sequence's first mask, and score what comes out.
+
+Under ``torchrun`` the sequences are shared out among the processes, with the same result.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from corrlib import sharding
 from corrlib.datasets import Sequence
 from corrlib.errors import InputError
 from corrlib.files import atomic_folder
@@ -24,7 +28,7 @@ def evaluate(
     masks_out: str | Path | None = None,
     resume: bool = False,
     on_sequence: Callable[[str, dict], None] | None = None,
-) -> dict:
+) -> dict | None:
     """Propagate and score each sequence.
 
     Args:
@@ -33,40 +37,66 @@ def evaluate(
         masks_out: write indexed PNGs to ``masks_out/<sequence>/00000.png`` and so on; a
             sequence's folder appears when it is complete.
         resume: score sequences whose folder is there from its files instead of propagating again.
-        on_sequence: called with the name and figure of each sequence as it is done.
+        on_sequence: called with the name and figure of each sequence as it is done. Of several
+            processes only rank 0 calls it, for the sequences of the others when all are done.
 
     Returns:
         The figure of :func:`corrlib.metrics.summarise`; every sequence also has
-        ``seconds_per_frame``, ``None`` where it was read from files.
+        ``seconds_per_frame``, ``None`` where it was read from files. ``None`` on ranks above 0.
+
+    Raises:
+        InputError: of several processes only on rank 0, whoever met it.
     """
     if resume and masks_out is None:
         raise InputError("to resume an evaluation, say where its masks are with --masks-out")
-    scores: dict[str, SequenceScore] = {}
-    seconds: dict[str, float | None] = {}
+    sequences = list(sequences)
+
+    def show(name: str, result: _Result) -> None:
+        if on_sequence and sharding.rank() == 0:
+            score, seconds = result
+            on_sequence(name, summarise({name: score}) | {"seconds_per_frame": seconds})
+
+    lengths = [sequence.frames.info.frames or len(sequence.masks) for sequence in sequences]
+    own: dict[str, _Result] = {}
+    error = None
+    try:
+        for index in sharding.deal(lengths, sharding.world_size())[sharding.rank()]:
+            sequence = sequences[index]
+            folder = Path(masks_out) / sequence.name if masks_out is not None else None
+            own[sequence.name] = _score(sequence, method, folder, resume)
+            show(sequence.name, own[sequence.name])
+    except InputError as caught:
+        error = caught
+    gathered = sharding.gather((own, error))
+    if gathered is None:
+        return None
+    results: dict[str, _Result] = {}
+    for found, error in gathered:
+        if error is not None:
+            raise error
+        results |= found
     for sequence in sequences:
-        folder = Path(masks_out) / sequence.name if masks_out is not None else None
-        if folder is not None and folder.exists():
-            if not resume:
-                raise InputError(
-                    f"{folder} exists already; continue with --resume or choose another folder"
-                )
-            score = score_files(
-                sequence.name,
-                list(sequence.masks.values()),
-                folder,
-                merge_objects=sequence.binary,
-            )
-            seconds[sequence.name] = None
-        else:
-            score, seconds[sequence.name] = _evaluate_one(sequence, method, folder)
-        scores[sequence.name] = score
-        if on_sequence:
-            figure = summarise({sequence.name: score})
-            on_sequence(sequence.name, figure | {"seconds_per_frame": seconds[sequence.name]})
-    figure = summarise(scores)
-    for name, value in seconds.items():
-        figure["sequences"][name]["seconds_per_frame"] = value
+        if sequence.name not in own:
+            show(sequence.name, results[sequence.name])
+    figure = summarise({sequence.name: results[sequence.name][0] for sequence in sequences})
+    for name, (_, seconds) in results.items():
+        figure["sequences"][name]["seconds_per_frame"] = seconds
     return figure
+
+
+_Result = tuple[SequenceScore, float | None]  # and seconds per frame
+
+
+def _score(sequence: Sequence, method: Method, folder: Path | None, resume: bool) -> _Result:
+    if folder is None or not folder.exists():
+        return _evaluate_one(sequence, method, folder)
+    if not resume:
+        raise InputError(
+            f"{folder} exists already; continue with --resume or choose another folder"
+        )
+    truths = list(sequence.masks.values())
+    score = score_files(sequence.name, truths, folder, merge_objects=sequence.binary)
+    return score, None
 
 
 def _evaluate_one(

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.profiler import record_function
+
+from corrlib.stages import stage
 
 if TYPE_CHECKING:
     from corrlib.propagation import PropagationConfig
@@ -227,7 +228,7 @@ class ReferenceMemory:
         self, slot: int, frame: int, given: bool, features: torch.Tensor, labels: torch.Tensor
     ) -> None:
         windows = self.given_windows if given else self.windows
-        with record_function("corrlib.tiles"):
+        with stage("tiles"):
             if slot < len(self.references) and self.references[slot].windows is windows:
                 strips = self.references[slot].strips
             else:
@@ -270,14 +271,14 @@ class ReferenceMemory:
         copied = []
         for chunk in self._chunks(target, groups):
             weights, indices = self._all(groups, chunk)
-            with record_function("corrlib.copy"):
+            with stage("copy"):
                 copied.append(torch.bmm(weights, cells[indices]).flatten(0, 1))
         return self._as_maps(self._untile(torch.cat(copied)))
 
     def copy(self, weights: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Labels ``(L, h, w)``: the weighted sum of the matched cells' labels."""
         cells = self.labels.flatten(0, 1)
-        with record_function("corrlib.copy"):
+        with stage("copy"):
             copied = torch.zeros(len(indices), cells.shape[1], device=cells.device)
             for rank in range(indices.shape[1]):
                 copied.addcmul_(weights[:, rank, None], cells[indices[:, rank]])
@@ -299,7 +300,7 @@ class ReferenceMemory:
 
     def _chunks(self, target: torch.Tensor, groups: list[_Group]) -> Iterator[_Chunk]:
         """Columns of tiles, cut so that the scores of each part fit the workspace."""
-        with record_function("corrlib.tiles"):
+        with stage("tiles"):
             padded = target.new_zeros(
                 self.tiles_y * TILE, self.tiles_x * TILE, self.channels, dtype=self.dtype
             )
@@ -325,7 +326,7 @@ class ReferenceMemory:
         if self._buffer.numel() < math.prod(shape):
             self._buffer = targets.new_empty(math.prod(shape))
         scores = self._buffer[: math.prod(shape)].view(shape)
-        with record_function("corrlib.gemm"):
+        with stage("gemm"):
             for strips, out in zip(group.strips, scores, strict=True):
                 torch.bmm(group.windows.of(strips, chunk), targets, out=out)
         return scores
@@ -334,7 +335,7 @@ class ReferenceMemory:
         """Weights and indices ``(T, K)`` of the top k."""
         search = self._top_of_each if self.config.per_reference else self._top_of_all
         found = [search(group, chunk) for group in groups]
-        with record_function("corrlib.topk"):
+        with stage("topk"):
             if self.config.per_reference:
                 value, index, total = (torch.cat(part) for part in zip(*found, strict=True))
             else:  # one top k of those of the groups
@@ -359,7 +360,7 @@ class ReferenceMemory:
         """
         windows, count = group.windows, len(group.strips)
         scores = self._scores(group, chunk)
-        with record_function("corrlib.topk"):
+        with stage("topk"):
             most = windows.exclude(_by_target(scores.amax(dim=0)), chunk)
             most, place = most.topk(min(self.config.topk, windows.size), sorted=False)
             where = place.unflatten(0, (scores.shape[1], -1)).transpose(1, 2)
@@ -377,7 +378,7 @@ class ReferenceMemory:
         """The top k in each reference: as above with ``(R, T, k)`` and ``(R, T, 1)``."""
         windows = group.windows
         scores = self._scores(group, chunk)
-        with record_function("corrlib.topk"):
+        with stage("topk"):
             total = self._totals(windows, scores, chunk)
             scores = windows.exclude(_by_target(scores), chunk)
             value, place = scores.topk(min(self.config.topk, windows.size))
@@ -396,7 +397,7 @@ class ReferenceMemory:
         values, indices = [], []
         for group in groups:
             scores = _by_target(self._scores(group, chunk))
-            with record_function("corrlib.topk"):
+            with stage("topk"):
                 scores = group.windows.exclude(scores, chunk).div_(self.config.temperature)
                 if self.config.per_reference:
                     scores = scores.softmax(-1).div_(len(self.references))
@@ -406,7 +407,7 @@ class ReferenceMemory:
                 cells = (cells[:, None] + group.cells[:, None]).flatten(1)
                 # What is out of reach has weight 0: any valid index will do.
                 indices.append(cells.clamp(0, self.labels.shape[0] * self.labels.shape[1] - 1))
-        with record_function("corrlib.topk"):
+        with stage("topk"):
             weights = torch.cat(values, 1)
             if not self.config.per_reference:
                 weights = weights.softmax(-1)

@@ -14,13 +14,13 @@ from typing import Literal
 import psutil
 import torch
 import torch.nn.functional as F
-from torch.profiler import record_function
 
 from corrlib.affinity import normalise
 from corrlib.errors import InputError
 from corrlib.geometry import pad_to_multiple, to_float
 from corrlib.masks import VOID, check_mask, count_objects, mask_array
 from corrlib.memory import DTYPES, ReferenceMemory
+from corrlib.stages import stage
 
 NATIVE_SHORT_SIDE = 480
 """Frames with a longer short side are encoded at this size, unless another is asked for."""
@@ -137,7 +137,7 @@ class Propagator:
     @torch.inference_mode()
     def encode(self, frame: torch.Tensor) -> torch.Tensor:
         """A uint8 frame ``(3, H, W)`` to features ``(C, h, w)`` that are ready to be compared."""
-        with record_function("corrlib.encode"):
+        with stage("encode"):
             size = encoded_size(tuple(frame.shape[1:]), self.config)
             if size != tuple(frame.shape[1:]):  # on the CPU: elsewhere bytes cannot be resized
                 frame = F.interpolate(frame[None], size, mode="bilinear", antialias=True)[0]
@@ -205,8 +205,8 @@ class Propagator:
         self._labels = F.pad(self._labels, (0, 0, 0, 0, 0, more)) * (1 - new.sum(0)) + new
         added = new.flatten(1).amax(1) > 0
         added[0] = True
+        known = F.pad(self.memory.labels, (int(self._open is None), more))
         self._open = added if self._open is None else F.pad(self._open, (0, more)) | added
-        known = F.pad(self.memory.labels, (int(self._open is added), more))
         known[..., 0] += known[..., 1]
         known[..., 1] = 0
         self.memory.labels = known
@@ -351,7 +351,7 @@ def labels_to_mask(
     labels: torch.Tensor, size: tuple[int, int], stride: int, config: PropagationConfig
 ) -> torch.Tensor:
     """The most likely id of every pixel: ``(L, h, w)`` to ``(H, W)`` uint8 on the CPU."""
-    with record_function("corrlib.upsample"):
+    with stage("upsample"):
         return _most_likely(labels, encoded_size(size, config), stride, size).cpu()
 
 

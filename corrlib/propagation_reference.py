@@ -1,9 +1,9 @@
 """Propagation written as the definition says. Slow; the fast path's oracle.
 
-For every frame all its references are encoded again, one dense ``n x n`` affinity is made per
-reference, cells out of reach are masked, the top k are kept, and the labels are copied. Labels are
-the same as on the fast path up to the rounding of scores. Which of several equal scores is kept at
-the k-th place is not defined on either path; elsewhere equal scores have equal weights.
+For every frame all its references are encoded again, one dense affinity is made per reference,
+cells out of reach are masked, the top k are kept, and the labels are copied. Labels are the same as
+on the fast path up to the rounding of scores. Which of several equal scores is kept at the k-th
+place is not defined on either path; elsewhere equal scores have equal weights.
 """
 
 from __future__ import annotations
@@ -24,39 +24,48 @@ from corrlib.propagation import (
     stretch,
 )
 
+TARGETS_AT_ONCE = 1000
+"""All targets of a 480p frame and 21 references would need several times 3 GB at once."""
 
-@torch.inference_mode()
-def propagate_labels(
-    frames: Iterable[torch.Tensor],
-    labels: torch.Tensor,
-    extractor: FeatureExtractor,
-    config: PropagationConfig | None = None,
-    device: torch.device | str = "cpu",
-) -> Iterator[torch.Tensor]:
-    """As :func:`corrlib.propagation.propagate_labels`, with all frames held in memory."""
-    encoder = Propagator(extractor, config, device)
-    config = encoder.config
-    seen: list[torch.Tensor] = []
-    fed_back = [labels.to(encoder.device)]
-    for number, frame in enumerate(frames):
-        seen.append(frame)
-        if number == 0:
-            yield fed_back[0]
-            continue
-        kept = kept_frames(number, config)
-        references = [encoder.encode(seen[index]) for index in kept]
+
+class ReferencePropagator:
+    """As :class:`corrlib.propagation.Propagator`, without ``insert``; keeps all frames."""
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        config: PropagationConfig | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.encoder = Propagator(extractor, config, device)
+        self.frames: list[torch.Tensor] = []
+        self.labels: list[torch.Tensor] = []  # as fed back
+
+    def start(self, frame: torch.Tensor, labels: torch.Tensor) -> None:
+        self.frames, self.labels = [frame], [labels.to(self.encoder.device)]
+
+    @torch.inference_mode()
+    def step(self, frame: torch.Tensor) -> torch.Tensor:
+        config = self.encoder.config
+        kept = kept_frames(len(self.frames), config)
+        references = [self.encoder.encode(self.frames[index]) for index in kept]
+        target = self.encoder.encode(frame)
         radii = [radius_on(index, config) for index in kept]
-        affinity = top_affinity(references, encoder.encode(frame), radii, config)
-        values = torch.stack([fed_back[index] for index in kept], dim=1)  # (L, R, h, w)
-        found = (values.flatten(1) @ affinity.flatten(0, 1)).view_as(fed_back[0])
-        back = found
+        values = torch.stack([self.labels[index] for index in kept], dim=1).flatten(1)
+        copied = []
+        for start in range(0, target[0].numel(), TARGETS_AT_ONCE):
+            part = slice(start, start + TARGETS_AT_ONCE)
+            affinity = top_affinity(references, target, radii, config, part)
+            copied.append(values @ affinity.flatten(0, 1))
+        labels = back = torch.cat(copied, dim=1).unflatten(1, target.shape[1:])
         if config.normalise_labels:
-            found = stretch(found)
+            labels = stretch(labels)
         if config.feedback == "hard":
             size = encoded_size(tuple(frame.shape[1:]), config)
-            back = harden(found, size, extractor.stride)
-        fed_back.append(back)
-        yield found
+            back = harden(labels, size, self.encoder.extractor.stride)
+        self.frames.append(frame)
+        self.labels.append(back)
+        return labels
 
 
 def propagate_mask(
@@ -69,13 +78,14 @@ def propagate_mask(
     """As :func:`corrlib.propagation.propagate_mask`, without later masks."""
     config = config or PropagationConfig()
     check_mask(mask, *mask.shape)
-    labels = mask_to_labels(mask, extractor.stride, config)
-    found = propagate_labels(frames, labels, extractor, config, device)
-    for number, maps in enumerate(found):
+    propagator = ReferencePropagator(extractor, config, device)
+    for number, frame in enumerate(frames):
         if number == 0:
+            propagator.start(frame, mask_to_labels(mask, extractor.stride, config))
             yield mask
         else:
-            yield labels_to_mask(maps, tuple(mask.shape), extractor.stride, config)
+            labels = propagator.step(frame)
+            yield labels_to_mask(labels, tuple(mask.shape), extractor.stride, config)
 
 
 def kept_frames(number: int, config: PropagationConfig) -> list[int]:
@@ -108,20 +118,24 @@ def top_affinity(
     target: torch.Tensor,
     radii: list[int | None],
     config: PropagationConfig,
+    targets: slice = slice(None),
 ) -> torch.Tensor:
-    """How much each cell of each reference gives to each target cell, ``(R, h·w, h·w)``.
+    """How much each cell of each reference gives to each target cell, ``(R, h·w, targets)``.
 
     Args:
         references: R features ``(C, h, w)``.
         target: features ``(C, h, w)``.
         radii: one per reference.
         config: of a known temperature.
+        targets: which cells of the target, in row-major order.
     """
     height, width = target.shape[1:]
-    scores = torch.stack([f.flatten(1).T @ target.flatten(1) for f in references])
+    cells = target.flatten(1)[:, targets]
+    scores = torch.stack([features.flatten(1).T @ cells for features in references])
     y = torch.arange(height, device=target.device).repeat_interleave(width)
     x = torch.arange(width, device=target.device).repeat(height)
-    distance = torch.maximum((y[:, None] - y).abs(), (x[:, None] - x).abs())
+    far_y, far_x = (y[:, None] - y[targets]).abs(), (x[:, None] - x[targets]).abs()
+    distance = torch.maximum(far_y, far_x)
     for score, radius in zip(scores, radii, strict=True):
         if radius is not None:
             score.masked_fill_(distance > radius, -torch.inf)
@@ -130,9 +144,8 @@ def top_affinity(
         scores = scores.flatten(0, 1)[None]
     affinity = scores
     if config.topk is not None:
-        k = min(config.topk, scores.shape[1])
-        value, index = scores.topk(k, dim=1)
+        value, index = scores.topk(min(config.topk, scores.shape[1]), dim=1)
         affinity = torch.full_like(scores, -torch.inf).scatter(1, index, value)
     over = affinity if config.rescale else scores
     affinity = (affinity - over.logsumexp(dim=1, keepdim=True)).exp() / len(affinity)
-    return affinity.view(len(references), height * width, height * width)
+    return affinity.view(len(references), height * width, -1)

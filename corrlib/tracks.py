@@ -4,15 +4,16 @@ A point is carried by matching, not by copying a label: its template is one half
 query point, which cannot drift, and one half the feature where the point was last, which follows
 changes of light and shape. For every frame
 
-1. the template is compared with all cells within the radius M of where the point was; moves of
-   more than about M/4 cells are penalised (a Gaussian prior on the motion);
-2. around the best cell, features are interpolated on a lattice of 1/8 cell that passes through the
-   query's own place within its cell, and a parabola through the best lattice point and its
-   neighbours gives the position. So what stands still, or moves by whole cells, is found where it
-   is, and other moves are measured to a fraction of a pixel;
-3. the feature found there is matched back to the first frame. The share of that affinity which
-   returns to within ``RETURN`` cells of the query point is the confidence. It falls when the match
-   returns elsewhere (cycle consistency) and when it is spread out (entropy).
+1. the template is compared with all places within the radius M of where the point was that lie
+   within their cell as the query point in its own, features interpolated between the cells; moves
+   of more than about M/4 cells are penalised (a Gaussian prior on the motion);
+2. around the best place it is compared with those on a lattice of 1/4 cell, and around the best of
+   them on one of 1/32 cell. So what stands still, or moves by whole cells, is found where it is,
+   and other moves are measured to a fraction of a pixel;
+3. the feature found there is matched back to the first frame in the same way. The share of that
+   affinity (softmax of the top k) which returns to within ``RETURN`` cells of the query point is
+   the confidence. It falls when the match returns elsewhere (cycle consistency) and when it is
+   spread out (entropy).
 
 On made-up clips with known motion this was compared with heat maps, one a point, propagated like
 masks: those drift, because each frame adds its own blur. Tracking any point and its measures:
@@ -21,16 +22,19 @@ Doersch et al. 2022, "TAP-Vid"; see :mod:`corrlib.tapvid`.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from corrlib.affinity import normalise
 from corrlib.errors import InputError
-from corrlib.geometry import cell_centres, grid_to_points, points_to_grid
+from corrlib.geometry import grid_to_points, points_to_grid
 from corrlib.propagation import (
     FeatureExtractor,
     PropagationConfig,
@@ -45,8 +49,7 @@ RETURN = 1.5
 """Cells from the query point within which a match back counts as returned."""
 
 MAX_POINTS = 10_000
-STEPS = 8  # lattice points per cell and axis
-REACH = 2  # cells on each side of the best one that the lattice is interpolated from
+LATTICES = ((1, 4), (1 / 4, 8))  # each: reach in cells, steps to it
 BLOCK = 64  # points that are matched at a time
 
 
@@ -149,11 +152,9 @@ class _Tracker:
         self.config, self.stride = self.propagator.config, extractor.stride
         self.size = (frame.shape[1], frame.shape[2])
         self.scale = pixel_scale(self.size, config).to(device)
-        self.first = self._encode(frame)
-        height, width = self.first.shape[1:]
-        self.cells = cell_centres(height, width).flatten(1).T.to(device)  # (h·w, 2), in cells
+        self.first = Field(self._encode(frame))
         self.query = to_cells(points.to(device), self.scale, self.stride)
-        self.query_feature = sample(self.first, self.query)
+        self.query_feature = sample(self.first.features, self.query)
         self.place, self.feature = self.query, self.query_feature
 
     def _encode(self, frame: torch.Tensor) -> torch.Tensor:
@@ -161,46 +162,95 @@ class _Tracker:
 
     @torch.inference_mode()
     def step(self, frame: torch.Tensor) -> PointEstimate:
-        features = self._encode(frame)
+        field = Field(self._encode(frame))
         blocks = [
-            self._match(features, slice(start, start + BLOCK))
+            self._match(field, slice(start, start + BLOCK))
             for start in range(0, len(self.query), BLOCK)
         ]
         self.place, confidence = (torch.cat(part) for part in zip(*blocks, strict=True))
-        self.feature = sample(features, self.place)
+        self.feature = sample(field.features, self.place)
         limit = torch.tensor([self.size[1], self.size[0]]) - 0.5
         position = to_pixels(self.place, self.scale, self.stride).cpu()
         position = torch.minimum(position.clamp(min=-0.5), limit)
         confidence = confidence.cpu()
         return PointEstimate(position, confidence > VISIBLE, confidence)
 
-    def _match(self, features: torch.Tensor, block: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def _match(self, field: Field, block: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Places in cells ``(N, 2)`` and confidence ``(N,)`` of a block of points."""
         query, place = self.query[block], self.place[block]
+        phase = query - query.floor()
         template = (self.query_feature[block] + self.feature[block]) / 2
-        scores = template @ features.flatten(1)  # (N, h·w)
         radius, temperature = self.config.radius, self.config.temperature
+        scores = field.compare(template, phase)  # (N, rows, columns)
         if radius is not None:
-            moved = self._distance(place)
-            scores = scores - temperature / 2 * (moved.square().sum(-1) / (radius / 4) ** 2)
-            near = self._distance(place.round()).abs().amax(dim=-1) <= radius
-            scores = scores.masked_fill(~near, -torch.inf)
-        best = self.cells[scores.max(dim=1)[1]]
-        found = refine(features, template, best, query, place)
+            x, y = field.offsets(phase, place)
+            prior = temperature / 2 / (radius / 4) ** 2
+            x, y = (
+                (prior * part.square()).masked_fill(part.abs() > radius + 0.5, torch.inf)
+                for part in (x, y)
+            )
+            scores = scores - (y[:, :, None] + x[:, None])
+        found = refine(field.features, template, field.places(scores, phase))
 
-        back = sample(features, found) @ self.first.flatten(1)
-        offset = self._distance(query)
+        back = self.first.compare(sample(field.features, found), phase)
+        x, y = self.first.offsets(phase, query)
+        offset = torch.maximum(y.abs()[:, :, None], x.abs()[:, None]).flatten(1)
+        back = back.flatten(1)
         if radius is not None:
-            back = back.masked_fill(offset.abs().amax(dim=-1) > radius + 0.5, -torch.inf)
+            back = back.masked_fill(offset > radius + 0.5, -torch.inf)
         k = back.shape[1] if self.config.topk is None else min(self.config.topk, back.shape[1])
         value, index = back.topk(k, dim=1)
-        returned = offset.norm(dim=-1).gather(1, index) <= RETURN
         affinity = (value / temperature).softmax(dim=1)
+        returned = offset.gather(1, index) <= RETURN
         return found, (affinity * returned).sum(dim=1).clamp(max=1)
 
-    def _distance(self, place: torch.Tensor) -> torch.Tensor:
-        """From places ``(N, 2)`` to all cells, ``(N, h·w, 2)``, in cells."""
-        return self.cells - place[:, None]
+
+class Field:
+    """Unit features ``(C, h, w)`` of a frame, compared between their cells as well as at them.
+
+    A template is compared with the features interpolated at all places ``(u + φx, v + φy)``, u
+    from -1 to w - 1 and v from -1 to h - 1, with the edge repeated. An interpolated feature Σ w f
+    of four cells has the product Σ w (f·t) with the template and the squared length Σ w w' (f·f'),
+    so it never has to be made: the products of neighbouring cells are enough.
+    """
+
+    def __init__(self, features: torch.Tensor):
+        self.features = features
+        padded = F.pad(features[None], (1, 1, 1, 1), mode="replicate")[0]
+        corners = [padded[:, i : i + features.shape[1] + 1] for i in (0, 1)]
+        corners = [row[:, :, j : j + features.shape[2] + 1] for row in corners for j in (0, 1)]
+        self.products = torch.stack(
+            [(corners[i] * corners[j]).sum(0) for i, j in itertools.combinations(range(4), 2)]
+        )
+
+    def compare(self, templates: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+        """Cosines of templates ``(N, C)`` at phases ``(N, 2)`` in [0, 1): ``(N, h + 1, w + 1)``,
+        times the length of the template."""
+        x, y = phase[:, 0, None, None], phase[:, 1, None, None]
+        dots = (templates @ self.features.flatten(1)).unflatten(1, self.features.shape[1:])
+        dots = F.pad(dots, (1, 1, 1, 1), mode="replicate")
+        dots = torch.lerp(dots[:, :-1], dots[:, 1:], y)
+        dots = torch.lerp(dots[:, :, :-1], dots[:, :, 1:], x)
+        weights = torch.cat([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], dim=1)[..., 0]
+        pairs = [weights[:, i] * weights[:, j] for i, j in itertools.combinations(range(4), 2)]
+        length = 2 * torch.stack(pairs, dim=1) @ self.products.flatten(1)
+        length = length + weights.square().sum(dim=1, keepdim=True)
+        return dots / length.clamp_min(1e-6).sqrt().view_as(dots)
+
+    def places(self, scores: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+        """Where scores ``(N, h + 1, w + 1)`` of :meth:`compare` are largest: ``(N, 2)`` cells."""
+        best = scores.flatten(1).max(dim=1)[1]
+        columns = scores.shape[2]
+        return torch.stack([best % columns, best // columns], dim=1) - 1 + phase
+
+    def offsets(
+        self, phase: torch.Tensor, place: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """From places ``(N, 2)`` to those compared: x ``(N, w + 1)`` and y ``(N, h + 1)``."""
+        height, width = self.features.shape[1:]
+        sides = (torch.arange(-1, side, device=place.device) for side in (width, height))
+        x, y = (side + phase[:, i, None] - place[:, i, None] for i, side in enumerate(sides))
+        return x, y
 
 
 def pixel_scale(size: tuple[int, int], config: PropagationConfig) -> torch.Tensor:
@@ -223,76 +273,54 @@ def sample(features: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Unit features ``(N, C)`` at places ``(N, 2)`` in cells, bilinear, the edge repeated."""
     low = places.floor()
     x, y = (places - low).unbind(dim=1)
-    corners = _crop(features, low.long(), 0, 1)  # (N, 2, 2, C)
+    corners = _crop(features, low.long(), 2)  # (N, 2, 2, C)
     weight_y = torch.stack([1 - y, y], dim=1)
     weight_x = torch.stack([1 - x, x], dim=1)
     mean = torch.einsum("ni,nj,nijc->nc", weight_y, weight_x, corners)
-    return torch.nn.functional.normalize(mean, dim=1)
+    return F.normalize(mean, dim=1)
 
 
-def refine(
-    features: torch.Tensor,
-    template: torch.Tensor,
-    best: torch.Tensor,
-    phase: torch.Tensor,
-    last: torch.Tensor,
-) -> torch.Tensor:
-    """The place around a best cell whose interpolated feature is most like the template.
+def refine(features: torch.Tensor, template: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The place near a given one whose interpolated feature is most like the template.
 
     Args:
         features: unit features ``(C, h, w)``.
         template: ``(N, C)``.
-        best: ``(N, 2)`` cells.
-        phase: places ``(N, 2)``; the lattice holds those at a distance of whole cells from them.
-        last: places ``(N, 2)``, of which the nearest is taken where the edge repeats itself.
+        places: ``(N, 2)`` in cells. Among equals the nearest wins: beyond the centres of the
+            outermost cells all places are alike.
 
     Returns:
-        Places ``(N, 2)`` in cells.
+        ``(N, 2)`` in cells, within the map.
     """
-    steps = torch.arange(-STEPS, STEPS + 1, device=best.device) / STEPS
-    offset = (phase - best) - (phase - best).round()  # of the lattice's middle, at most 1/2
-    lattice = offset[:, :, None] + steps  # (N, 2, S), from the best cell
-    cells = torch.arange(-REACH, REACH + 1, device=best.device)
-    weight = (1 - (lattice[..., None] - cells).abs()).clamp(min=0)  # (N, 2, S, cells)
-    crop = _crop(features, best.long(), -REACH, REACH).flatten(1, 2)  # (N, cells², C)
-    # An interpolated feature Σ w f has the product Σ w (f·t) with the template, and the squared
-    # length wᵀ (f fᵀ) w: neither needs the features themselves at every lattice point.
-    mix = (weight[:, 1, :, None, :, None] * weight[:, 0, None, :, None, :]).flatten(3)
-    mix = mix.flatten(1, 2)  # (N, S², cells²)
-    length = ((mix @ (crop @ crop.transpose(1, 2))) * mix).sum(-1).clamp_min(1e-12).sqrt()
-    score = (mix @ (crop @ template[..., None]))[..., 0] / length
-    score = score.unflatten(1, (len(steps), len(steps)))
-    places = best[:, :, None] + lattice  # (N, 2, S)
-    x, y = (places - last[:, :, None]).square().unbind(dim=1)
-    score = score - 1e-5 * (y[:, :, None] + x[:, None])
-    # The outermost lattice points serve as neighbours only.
-    inner = score[:, 1:-1, 1:-1].flatten(1).max(dim=1)[1]
-    row, column = inner // (len(steps) - 2) + 1, inner % (len(steps) - 2) + 1
-    every = torch.arange(len(best), device=best.device)
-    middle = score[every, row, column]
-    across = _vertex(score[every, row, column - 1], middle, score[every, row, column + 1])
-    down = _vertex(score[every, row - 1, column], middle, score[every, row + 1, column])
-    found = torch.stack([places[every, 0, column], places[every, 1, row]], dim=1)
     height, width = features.shape[1:]
-    limit = torch.tensor([width, height], device=best.device) - 0.5
-    found = found + torch.stack([across, down], dim=1) / STEPS
-    return torch.minimum(found.clamp(min=-0.5), limit)
+    limit = torch.tensor([width, height], device=places.device) - 0.5
+    for reach, steps in LATTICES:
+        offset = torch.linspace(-reach, reach, 2 * steps + 1, device=places.device)
+        lattice = places[:, :, None] + offset  # (N, 2, S)
+        first = lattice[:, :, 0].floor()
+        cells = torch.arange(math.ceil(2 * reach) + 2, device=places.device)
+        weight = (lattice - first[:, :, None])[..., None] - cells
+        weight = (1 - weight.abs()).clamp(min=0)  # (N, 2, S, cells)
+        crop = _crop(features, first.long(), len(cells)).flatten(1, 2)  # (N, cells², C)
+        # As in Field: lengths of interpolated features from the products of the cells'.
+        mix = weight[:, 1, :, None, :, None] * weight[:, 0, None, :, None, :]
+        mix = mix.flatten(3).flatten(1, 2)  # (N, S², cells²)
+        length = ((mix @ (crop @ crop.transpose(1, 2))) * mix).sum(-1).clamp_min(1e-6).sqrt()
+        score = (mix @ (crop @ template[..., None]))[..., 0] / length
+        score = score - 1e-3 * (offset.square()[:, None] + offset.square()).flatten()
+        best = score.max(dim=1)[1]
+        found = torch.stack([offset[best % len(offset)], offset[best // len(offset)]], dim=1)
+        places = torch.minimum((places + found).clamp(min=-0.5), limit)
+    return places
 
 
-def _vertex(before: torch.Tensor, middle: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Where the parabola through three values at -1, 0, 1 is highest, at most 1/2 away."""
-    curvature = before - 2 * middle + after
-    vertex = (before - after) / (2 * curvature)
-    return torch.where(curvature < -1e-6, vertex, 0).clamp(-0.5, 0.5)
-
-
-def _crop(features: torch.Tensor, cells: torch.Tensor, low: int, high: int) -> torch.Tensor:
-    """Features around cells ``(N, 2)``: ``(N, high - low + 1, high - low + 1, C)``, edges
-    repeated."""
+def _crop(features: torch.Tensor, first: torch.Tensor, count: int) -> torch.Tensor:
+    """Features of ``count`` x ``count`` cells from cells ``(N, 2)`` on: ``(N, count, count, C)``,
+    the edge repeated."""
     height, width = features.shape[1:]
-    span = torch.arange(low, high + 1, device=cells.device)
-    x = (cells[:, 0, None] + span).clamp(0, width - 1)
-    y = (cells[:, 1, None] + span).clamp(0, height - 1)
+    span = torch.arange(count, device=first.device)
+    x = (first[:, 0, None] + span).clamp(0, width - 1)
+    y = (first[:, 1, None] + span).clamp(0, height - 1)
     return features.permute(1, 2, 0)[y[:, :, None], x[:, None, :]]
 
 
@@ -347,7 +375,7 @@ def draw_tracks(
             rings = ((radius + 2, (255, 255, 255), -1), (radius + 1, (0, 0, 0), -1))
             rings += ((radius, colour, -1),)
         else:
-            rings = ((radius + 1, (0, 0, 0), thickness + 2), (radius + 1, colour, thickness))
+            rings = ((radius + 2, (0, 0, 0), thickness + 2), (radius + 2, colour, thickness))
         for size, paint, fill in rings:
             cv2.circle(canvas, centre, size * unit, paint, fill, cv2.LINE_AA, shift=_SHIFT)
     return torch.from_numpy(canvas).permute(2, 0, 1).contiguous()

@@ -373,7 +373,7 @@ def sweeps(
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (name, (values, series)) in zip(axes, panels.items(), strict=True):
         places = range(len(values))
-        looks = zip(series.items(), LINE_COLOURS, MARKERS, LINE_STYLES, strict=False)
+        looks = zip(series.items(), cycle(LINE_COLOURS), cycle(MARKERS), cycle(LINE_STYLES))
         for (label, figures), colour, marker, style in looks:
             axis.plot(
                 *(places, figures, style), color=colour, marker=marker, ms=4.5, lw=1.6, label=label
@@ -420,7 +420,7 @@ def settings_comparison(
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
     axis = below.subplots()
-    looks = zip(series.items(), LINE_COLOURS, MARKERS, LINE_STYLES, strict=False)
+    looks = zip(series.items(), cycle(LINE_COLOURS), cycle(MARKERS), cycle(LINE_STYLES))
     for (label, (x, y)), colour, marker, style in looks:
         axis.plot(*(x, y, style), color=colour, marker=marker, ms=5, lw=1.6, label=label)
     axis.axvline(index, color="#555555", lw=1, label="this frame")

@@ -458,6 +458,16 @@ def test_seven_objects_of_a_real_sequence(shared_data):
 # The slow reference
 
 
+def test_the_slow_reference_may_take_its_targets_in_parts(generator, monkeypatch):
+    frames, masks = moving(generator, frames=3, height=40, width=50)
+    found = []
+    for at_once in (1000, 7):
+        monkeypatch.setattr(propagation_reference, "TARGETS_AT_ONCE", at_once)
+        slow = propagation_reference.propagate_mask(frames, masks[0], colour_patch(), CONFIG)
+        found.append(torch.stack(list(slow)))
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize(("height", "width"), [(61, 83), (40, 31), (18, 100)])
 def test_the_slow_reference_gives_the_same_masks(name, height, width, generator):

@@ -1,8 +1,6 @@
-"""Benchmarks: our fast path against other ways to compute the same, in one run.
+"""Restricted affinity and copying against other ways to compute the same.
 
-Wall times drift with the machine; their ratios within one interleaved run do not. Every
-formulation is checked to give the same result before it is timed, and peak memory is measured in
-a fresh process each.
+Peak memory is measured in a fresh process each.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import torch.nn.functional as F
 
 from corrlib.affinity import restricted_affinity, transport
 from corrlib.affinity_reference import offsets, shift
+from corrlib.bench.timing import check_rounds, seconds
 from corrlib.errors import InputError
 
 MODES = ("forward", "forward+backward")
@@ -73,8 +71,7 @@ def bench_affinity(device: torch.device, rounds: int, report: Callable[[str], No
         and ``floor_ratio``: our time over that of the multiplications the definition needs at the
         speed of the device's own large matrix product, measured alongside.
     """
-    if rounds < 1:
-        raise InputError(f"expected at least 1 round, got {rounds}")
+    check_rounds(rounds)
     report(
         f"restricted affinity + copy, B={BATCH}, C={CHANNELS}, {SIDE}x{SIDE}, M={RADIUS}, "
         f"float32 on {device} ({torch.get_num_threads()} threads)"
@@ -86,9 +83,9 @@ def bench_affinity(device: torch.device, rounds: int, report: Callable[[str], No
     for _ in range(rounds):
         for name, formulation in FORMULATIONS.items():
             for mode in MODES:
-                seconds = _time(lambda: _call(formulation, mode, inputs), device)  # noqa: B023
-                times.setdefault((name, mode), []).append(seconds)
-        times.setdefault(("gemm", ""), []).append(_time(lambda: matrix @ matrix, device))
+                spent = seconds(lambda: _call(formulation, mode, inputs), device)  # noqa: B023
+                times.setdefault((name, mode), []).append(spent)
+        times.setdefault(("gemm", ""), []).append(seconds(lambda: matrix @ matrix, device))
     median = {key: statistics.median(values) for key, values in times.items()}
     peak = {
         name: {mode: _peak_bytes(name, mode, device) for mode in MODES} for name in FORMULATIONS
@@ -151,19 +148,6 @@ def _check_equal(inputs: tuple[torch.Tensor, ...]) -> None:
         expected = tiled(*small)
         for formulation in FORMULATIONS.values():
             torch.testing.assert_close(formulation(*small), expected, rtol=1e-4, atol=1e-5)
-
-
-def _time(call: Callable[[], object], device: torch.device) -> float:
-    _synchronise(device)
-    started = time.perf_counter()
-    call()
-    _synchronise(device)
-    return time.perf_counter() - started
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _peak_bytes(name: str, mode: str, device: torch.device) -> int:

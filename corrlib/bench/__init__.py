@@ -1,0 +1,11 @@
+"""Benchmarks: our fast paths against other ways to compute the same, in one run.
+
+Wall times drift with the machine; their ratios within one interleaved run do not. Every
+formulation is checked to give the same result as it is timed.
+"""
+
+from corrlib.bench.affinity import bench_affinity
+from corrlib.bench.metric import bench_metric
+from corrlib.bench.propagate import bench_propagate
+
+__all__ = ["bench_affinity", "bench_metric", "bench_propagate"]

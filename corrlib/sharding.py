@@ -1,0 +1,51 @@
+"""Several processes share one evaluation, started by ``torchrun --nproc-per-node N``.
+
+``torchrun`` tells each process its rank and their number in the environment; a process that was
+started otherwise is alone. What is computed travels to rank 0 over gloo, so no GPU is needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def deal(lengths: Sequence[int], hands: int) -> list[list[int]]:
+    """Indices of the items each hand gets, so that the sums of their lengths are about even.
+
+    The longest item goes first, each to the hand that has least so far. Every index occurs once, in
+    ascending order within a hand.
+    """
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+    load = [0] * hands
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        hand = load.index(min(load))
+        dealt[hand].append(index)
+        load[hand] += lengths[index]
+    return [sorted(hand) for hand in dealt]
+
+
+def gather(value: Any) -> list[Any] | None:
+    """Every process's value by rank, on rank 0; ``None`` on the others. All have to call it."""
+    if world_size() == 1:
+        return [value]
+    if not torch.distributed.is_initialized():
+        # One process may be done long before another.
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
+    gathered = [None] * world_size() if rank() == 0 else None
+    torch.distributed.gather_object(value, gathered)
+    return gathered
