@@ -3,6 +3,16 @@
 Decoding is the slow part of training on video. The first run writes every video as one plain
 ``.npy`` array, uint8 ``(T, 3, h, w)``, resized to one short side; later runs, and all workers,
 read the frames they want straight from there.
+
+Data sets come as they are, through :func:`corrlib.datasets.video_paths`:
+
+- Kinetics: ``kinetics/CLASS/VIDEO.mp4``, a folder for each class of actions; give ``kinetics/``.
+- OxUvA: ``oxuva/images/dev/VIDEO/000030.jpeg``, a folder of frames for each video; give
+  ``oxuva/images/dev/``.
+- DAVIS: its root; masks are left alone.
+
+Any of their files may be broken. A training run does not end for it: what cannot be used is
+counted, named and skipped.
 """
 
 from __future__ import annotations
@@ -10,11 +20,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from corrlib.errors import InputError
@@ -71,6 +82,7 @@ class FrameCache:
         short_side: int = 256,
         fps: float | None = None,
         progress: bool = True,
+        min_frames: int = 2,
     ) -> FrameCache:
         """Decode what is not in ``folder`` yet, and return all of ``paths`` that can be used.
 
@@ -79,8 +91,9 @@ class FrameCache:
         belongs to one path, size, time of change, short side and rate, and appears there only
         when it is complete, so a run that was interrupted goes on with the next video.
 
-        A video that cannot be decoded to its end, or has fewer than 2 frames, is skipped and
-        named in ``skipped``. Raises ``InputError`` when none is left, or the disk is full.
+        A video that cannot be read and decoded to its end, or has fewer than ``min_frames`` (at
+        least 2) after thinning, is skipped and named in ``skipped``. Raises ``InputError`` when
+        none is left, or the disk is full.
         """
         if short_side < 1:
             raise InputError(f"the short side must be at least 1 pixel, got {short_side}")
@@ -92,9 +105,13 @@ class FrameCache:
         skipped: list[tuple[str, str]] = []
         for path in tqdm(paths, desc="decoding", unit="video", disable=not progress):
             try:
-                video = open_video(path)
-                file = folder / f"{_identity(video, short_side, fps)}.npy"
+                video, identity = _open(path, short_side, fps)
+                file = folder / f"{identity}.npy"
                 shape = _stored_shape(file) or _store(video, file, short_side, fps)
+                if shape[0] < min_frames:
+                    raise InputError(
+                        f"{path} has {shape[0]} frames, clips of {min_frames} are to be cut"
+                    )
             except InputError as error:
                 skipped.append((str(path), str(error)))
             except OSError as error:
@@ -112,13 +129,29 @@ class FrameCache:
         return cls(*map(tuple, zip(*used, strict=True)), tuple(skipped))
 
 
+def _open(path: Path, short_side: int, fps: float | None) -> tuple[Video, str]:
+    try:
+        video = open_video(path)
+        return video, _identity(video, short_side, fps)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _decoded(video: Video, step: int) -> Iterator[Tensor]:
+    """The frames; that the source fails is told apart from that the cache's disk does."""
+    try:
+        yield from video.clip(step=step)
+    except OSError as error:
+        raise InputError(f"{video.path} cannot be read: {error}") from error
+
+
 def _store(video: Video, file: Path, short_side: int, fps: float | None) -> tuple[int, ...]:
     """Decode ``video`` into ``file`` frame by frame; the length goes into the header at the end."""
     step = 1 if fps is None else max(1, round(float(video.info.fps) / fps))
     frames = 0
     with atomic_path(file) as temporary, temporary.open("wb") as stream:
         stream.write(_header((0,)))
-        for frame in video.clip(step=step):
+        for frame in _decoded(video, step):
             small = resize_short_side(frame, short_side)
             stream.write(small.numpy().tobytes())
             frames += 1

@@ -1,4 +1,4 @@
-"""Files in which a user gives keypoints or points, and gets keypoints back: JSON.
+"""Files in which a user gives keypoints, and gets them back: JSON.
 
 Positions are (x, y) in pixels of the first frame, the centre of its top-left pixel at (0, 0), so
 the frame spans -0.5 to width - 0.5.
@@ -8,10 +8,6 @@ Keypoints, at most ``MAX_POINTS``; ``null`` for both x and y of a joint that can
 
     {"joints": [{"name": "hand", "x": 120, "y": 81.5}, {"name": "elbow", "x": 97, "y": 60}],
      "edges": [["hand", "elbow"]]}
-
-Points, the same without names::
-
-    {"points": [[120, 81.5], [97, 60]]}
 
 Tracks of keypoints are a list of frames, each in the form above, so that any one of them can be
 given again; x and y are ``null`` where a joint was not found::
@@ -35,7 +31,6 @@ MAX_POINTS = 1000
 MAX_BYTES = 2**20
 
 KEYPOINTS = '{"joints": [{"name": "hand", "x": 1, "y": 2}, ...], "edges": [["hand", "elbow"], ...]}'
-POINTS = '{"points": [[x, y], ...]}'
 
 
 def read_keypoints(path: str | Path, size: tuple[int, int]) -> tuple[Skeleton, torch.Tensor]:
@@ -54,8 +49,8 @@ def read_keypoints(path: str | Path, size: tuple[int, int]) -> tuple[Skeleton, t
             position, or more than ``MAX_POINTS``.
     """
     path = Path(path)
-    content = _read_object(path, KEYPOINTS, {"joints"}, {"edges"})
-    joints = _read_list(path, content["joints"], "joints", KEYPOINTS)
+    content = _read_object(path)
+    joints = _read_joints(path, content["joints"])
     names: list[str] = []
     points: list[tuple[float, float]] = []
     for index, joint in enumerate(joints):
@@ -78,23 +73,6 @@ def read_keypoints(path: str | Path, size: tuple[int, int]) -> tuple[Skeleton, t
     if positions.isnan().all():
         raise InputError(f"{path}: expected a joint with a position, got null for all of them")
     return Skeleton(tuple(names), _edges(path, content.get("edges", []), names)), positions
-
-
-def read_points(path: str | Path, size: tuple[int, int]) -> torch.Tensor:
-    """Read points of the first frame, of ``size`` (H, W): ``(N, 2)`` float32.
-
-    Raises:
-        InputError: as :func:`read_keypoints`.
-    """
-    path = Path(path)
-    content = _read_object(path, POINTS, {"points"}, set())
-    points = _read_list(path, content["points"], "points", POINTS)
-    positions = torch.tensor(
-        [_position(path, point, f"point {index}") for index, point in enumerate(points)],
-        dtype=torch.float32,
-    )
-    _check_on_frame(path, positions, size, [f"point {index}" for index in range(len(points))])
-    return positions
 
 
 def write_keypoints(path: str | Path, tracks: torch.Tensor, skeleton: Skeleton) -> None:
@@ -122,8 +100,8 @@ def write_keypoints(path: str | Path, tracks: torch.Tensor, skeleton: Skeleton) 
         file.write("\n]}\n")
 
 
-def _read_object(path: Path, form: str, required: set[str], optional: set[str]) -> dict:
-    expected = f"{path}: expected JSON of the form {form}"
+def _read_object(path: Path) -> dict:
+    expected = f"{path}: expected JSON of the form {KEYPOINTS}"
     if not path.is_file():
         raise InputError(f"{expected}, found no such file; check the path")
     if path.stat().st_size > MAX_BYTES:
@@ -134,19 +112,18 @@ def _read_object(path: Path, form: str, required: set[str], optional: set[str]) 
         raise InputError(f"{expected}, it cannot be read ({_line(error)})") from error
     if not isinstance(content, dict):
         raise InputError(f"{expected}, got {_short(content)}")
-    missing, unknown = required - set(content), set(content) - required - optional
-    if missing:
-        raise InputError(f"{expected}, {missing.pop()!r} is missing")
-    if unknown:
+    if "joints" not in content:
+        raise InputError(f"{expected}, 'joints' is missing")
+    if unknown := set(content) - {"joints", "edges"}:
         raise InputError(f"{expected}, got {_short(min(unknown))} as well")
     return content
 
 
-def _read_list(path: Path, value: object, name: str, form: str) -> list:
+def _read_joints(path: Path, value: object) -> list:
     if not isinstance(value, list) or not value:
-        raise InputError(f"{path}: expected {name} as a list, {form}, got {_short(value)}")
+        raise InputError(f"{path}: expected joints as a list, {KEYPOINTS}, got {_short(value)}")
     if len(value) > MAX_POINTS:
-        raise InputError(f"{path}: expected at most {MAX_POINTS} {name}, got {len(value)}")
+        raise InputError(f"{path}: expected at most {MAX_POINTS} joints, got {len(value)}")
     return value
 
 

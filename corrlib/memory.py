@@ -319,17 +319,22 @@ class ReferenceMemory:
 
         They are valid until the next call.
         """
-        batches = len(chunk.targets) if group.windows.step else 1
-        targets = chunk.targets.view(batches, -1, self.channels).transpose(1, 2)
-        shape = (len(group.strips), batches, group.windows.size, targets.shape[2])
+        windows = group.windows
+        batches = len(chunk.targets) if windows.step else 1
+        targets = chunk.targets.view(batches, -1, self.channels)
+        shape = [len(group.strips), batches, windows.size, targets.shape[1]]
+        # Where all see one window the long side comes last, for what follows.
+        order = [0, 1, 2, 3] if windows.step else [0, 1, 3, 2]
         # One buffer for all chunks: to be given fresh pages takes as long as to fill them.
         if self._buffer.numel() < math.prod(shape):
             self._buffer = targets.new_empty(math.prod(shape))
-        scores = self._buffer[: math.prod(shape)].view(shape)
+        scores = self._buffer[: math.prod(shape)].view([shape[i] for i in order])
         with stage("gemm"):
             for strips, out in zip(group.strips, scores, strict=True):
-                torch.bmm(group.windows.of(strips, chunk), targets, out=out)
-        return scores
+                window = windows.of(strips, chunk)
+                pair = (window, targets) if windows.step else (targets, window)
+                torch.bmm(pair[0], pair[1].transpose(1, 2), out=out)
+        return scores.permute(order)
 
     def _best(self, groups: list[_Group], chunk: _Chunk) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights and indices ``(T, K)`` of the top k."""
@@ -371,26 +376,27 @@ class ReferenceMemory:
             value, chosen = value.topk(min(self.config.topk, value.shape[1]))
             number, rank = chosen // place.shape[1], chosen % place.shape[1]
             index = group.cells[number] + windows.cells_of(place.gather(1, rank), chunk)
-            total = self._totals(windows, scores, chunk)
+            total = self._none(1, len(value), 0)
+            if not self.config.rescale:
+                every = windows.exclude(_by_target(scores), chunk).div_(self.config.temperature)
+                total = every.logsumexp(-1).T[None]
         return value[None] / self.config.temperature, index[None], total
 
     def _top_of_each(self, group: _Group, chunk: _Chunk) -> tuple[torch.Tensor, ...]:
         """The top k in each reference: as above with ``(R, T, k)`` and ``(R, T, 1)``."""
-        windows = group.windows
+        windows, temperature = group.windows, self.config.temperature
         scores = self._scores(group, chunk)
         with stage("topk"):
-            total = self._totals(windows, scores, chunk)
-            scores = windows.exclude(_by_target(scores), chunk)
+            scores = windows.exclude(_by_target(scores), chunk).div_(temperature)
+            total = self._none(scores.shape[0], scores.shape[1], 0)
+            if not self.config.rescale:
+                total = scores.logsumexp(-1, keepdim=True)
             value, place = scores.topk(min(self.config.topk, windows.size))
             index = group.cells[:, None, None] + windows.cells_of(place, chunk)
-        return value / self.config.temperature, index, total.permute(2, 1, 0)
+        return value, index, total
 
-    def _totals(self, windows: _Windows, scores: torch.Tensor, chunk: _Chunk) -> torch.Tensor:
-        """log Σ exp(score / τ) over the cells in reach, ``(1, T, R)``; changes nothing."""
-        if self.config.rescale:
-            return torch.empty(1, len(chunk.targets) * TILE * TILE, 0, device=scores.device)
-        scores = windows.exclude(_by_target(scores), chunk) / self.config.temperature
-        return scores.logsumexp(-1).T[None]
+    def _none(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, device=self.device)
 
     def _all(self, groups: list[_Group], chunk: _Chunk) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights ``(rows, 64, K)`` of all cells of the windows, indices ``(rows, K)``."""

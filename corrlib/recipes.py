@@ -14,6 +14,8 @@ from corrlib.sampling import ScheduledSampling
 class TrainingConfig:
     """One training run. The defaults are the published schedule.
 
+    Published are clips at 6 fps, which is every 4th frame of a film.
+
     Attributes:
         model, clips: the method and its data.
         batch: clips per step.
@@ -27,7 +29,7 @@ class TrainingConfig:
     """
 
     model: CorrFlowConfig | CRWConfig = CorrFlowConfig()
-    clips: ClipConfig = ClipConfig(length=3)
+    clips: ClipConfig = ClipConfig(length=3, gap=(1, 1), fps=6)
     batch: int = 6
     optimiser: str = "adam"
     learning_rate: float = 2e-4

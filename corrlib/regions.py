@@ -27,11 +27,8 @@ from corrlib.propagation import (
 )
 from corrlib.tracks import pixel_scale
 
-LOST = 0.05
-"""An object is lost where less than this share of its first area is found."""
-
-CERTAIN = 0.5
-"""Cells that belong to an object by less than this are not counted."""
+LOST = 0.5
+"""An object is lost where no cell belongs to it by this share of what one did at first."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def track_regions(
     places = cell_centres(*labels.shape[1:], extractor.stride)
     places = (places + 0.5) / scale[:, None, None] - 0.5
     extent = tuple((extractor.stride / scale).tolist())
-    area = labels.sum(dim=(1, 2))
+    least = LOST * labels.flatten(1).amax(dim=1)
     for frame in frames:
         if tuple(frame.shape[1:]) != size:
             raise InputError(
@@ -142,8 +139,7 @@ def track_regions(
                 f"{frame.shape[1]}x{frame.shape[2]} (height x width) later"
             )
         found = propagator.step(frame)[1:].cpu()
-        found = found * (found >= CERTAIN)
-        lost = found.sum(dim=(1, 2)) <= LOST * area
+        lost = found.flatten(1).amax(dim=1) <= least
         located = boxes_from_coordinates(places, found, size, extent)
         boxes = torch.where(lost[:, None], boxes, located)
         yield RegionEstimate(boxes, lost)

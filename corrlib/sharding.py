@@ -1,7 +1,7 @@
-"""Several processes share one evaluation, started by ``torchrun --nproc-per-node N``.
+"""Several processes share one piece of work, started by ``torchrun --nproc-per-node N``.
 
 ``torchrun`` tells each process its rank and their number in the environment; a process that was
-started otherwise is alone. What is computed travels to rank 0 over gloo, so no GPU is needed.
+started otherwise is alone. What lies on the CPU travels over gloo, so no GPU is needed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,21 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def local_rank() -> int:
+    """The number of this process among those of its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", rank()))
+
+
+def join() -> None:
+    """Connect the processes, once; all have to call it."""
+    if not torch.distributed.is_initialized():
+        cuda = torch.cuda.is_available() and torch.distributed.is_nccl_available()
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            timeout=timedelta(days=7),  # one process may be done long before another
+        )
+
+
 def deal(lengths: Sequence[int], hands: int) -> list[list[int]]:
     """Indices of the items each hand gets, so that the sums of their lengths are about even.
 
@@ -43,9 +58,7 @@ def gather(value: Any) -> list[Any] | None:
     """Every process's value by rank, on rank 0; ``None`` on the others. All have to call it."""
     if world_size() == 1:
         return [value]
-    if not torch.distributed.is_initialized():
-        # One process may be done long before another.
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
+    join()
     gathered = [None] * world_size() if rank() == 0 else None
     torch.distributed.gather_object(value, gathered)
     return gathered

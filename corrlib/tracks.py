@@ -42,7 +42,7 @@ from corrlib.propagation import (
     encoded_size,
 )
 
-VISIBLE = 0.1
+VISIBLE = 0.15
 """A point is visible where its confidence is above this; chosen on made-up clips."""
 
 RETURN = 1.5
@@ -329,9 +329,9 @@ def confidence_colours(confidence: torch.Tensor) -> np.ndarray:
 
     Colour-blind readers can tell its order, too.
     """
-    levels = (confidence.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    colours = cv2.applyColorMap(levels.numpy().reshape(-1, 1), cv2.COLORMAP_VIRIDIS)
-    return np.ascontiguousarray(colours[:, 0, ::-1])
+    levels = (confidence.detach().cpu().float().clamp(0, 1) * 255).round().long().numpy()
+    ramp = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)
+    return ramp[:, 0, ::-1][levels]
 
 
 def draw_tracks(

@@ -1,7 +1,8 @@
 """The training loop: draw clips, take a step, keep a checkpoint that continues exactly.
 
 Every random decision of step n comes from a generator seeded with (seed, n), so a run that was
-interrupted and resumed is the run that was not.
+interrupted and resumed is the run that was not. So is, but for rounding, one that several processes
+share (:mod:`corrlib.data_parallel`). The device is waited for only where the log has a line.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +24,7 @@ import torch
 import torchvision
 from tqdm import tqdm
 
-from corrlib import __version__
+from corrlib import __version__, data_parallel, sharding
 from corrlib.clip_sampler import ClipSampler
 from corrlib.device import choose_device, choose_precision
 from corrlib.errors import InputError
@@ -31,7 +33,8 @@ from corrlib.frames import FrameCache
 from corrlib.geometry import to_float
 from corrlib.interruption import interruption
 from corrlib.recipes import TrainingConfig
-from corrlib.weights import METHODS, method_name, save_weights
+from corrlib.stages import stage
+from corrlib.weights import METHODS, Method, method_name, save_weights
 
 SAMPLE = 256  # frames that a method sees before training, say to find its colour words
 
@@ -70,7 +73,12 @@ class Trainer:
         device, precision: see :mod:`corrlib.device`.
         resume: continue from the folder's checkpoint. Without it, a folder that holds one is an
             :class:`InputError`, so that no run is overwritten by accident.
+        start: begin with the weights of this model, colour words included, instead of random ones;
+            its configuration has to be ``config.model``.
         checkpoint_seconds: time between checkpoints.
+
+    Processes that ``torchrun`` started train one model together; each makes a Trainer and calls
+    ``run``. ``config.batch`` is that of all of them.
     """
 
     LOG_EVERY = 20
@@ -85,6 +93,7 @@ class Trainer:
         device: str = "auto",
         precision: str = "auto",
         resume: bool = False,
+        start: Method | None = None,
         checkpoint_seconds: float = 60.0,
     ):
         if config.steps < 1 or config.batch < 1:
@@ -93,11 +102,16 @@ class Trainer:
             )
         if minutes is not None and not minutes > 0:
             raise InputError(f"expected more than 0 minutes of training, got {minutes}")
+        if start is not None and start.config != config.model:
+            raise InputError(
+                f"expected weights of the model to be trained, {config.model}, got {start.config}"
+            )
         self.config = config
         self.cache = cache
         self.folder = Path(folder)
         self.minutes = minutes
-        self.device = choose_device(device)
+        self.share_of_batch = data_parallel.share(config.batch)
+        self.device = data_parallel.local_device(choose_device(device))
         self.precision = choose_precision(precision, self.device)
         self.checkpoint_seconds = checkpoint_seconds
         self.sampler = ClipSampler(cache, config.clips)
@@ -110,9 +124,12 @@ class Trainer:
                     f"{self.folder} already holds a run; continue it with --resume or choose "
                     "another folder"
                 )
-            generator = self._generator(-2)
-            sample = self.sampler(-(-SAMPLE // config.clips.length), generator)
-            self.model.prepare(to_float(sample.flatten(0, 1)), generator)
+            if start is not None:
+                self.model.load_state_dict(start.state_dict())
+            else:
+                generator = self._generator(-2)
+                sample = self.sampler(-(-SAMPLE // config.clips.length), generator)
+                self.model.prepare(to_float(sample.flatten(0, 1)), generator)
         self.model.to(self.device, memory_format=torch.channels_last).train()
         make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         if config.optimiser not in make:
@@ -125,6 +142,9 @@ class Trainer:
         )
         if resume:
             self._load()
+        self.loss = data_parallel.parallel_loss(self.model, self.device)
+        self._reader = ThreadPoolExecutor(max_workers=1)
+        self._ahead: Future | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -149,15 +169,18 @@ class Trainer:
     ) -> bool:
         """Train to the end; ``True`` when it was reached.
 
-        SIGINT or SIGTERM ends the run after the step in progress, with a checkpoint, and returns
-        ``False``; so does reaching ``stop_after`` steps.
+        SIGINT or SIGTERM (of several processes to any of them) ends the run after the step in
+        progress, with a checkpoint, and returns ``False``; so does reaching ``stop_after`` steps.
 
         Args:
-            on_record: called with every line of the log, for live plots.
+            on_record: called with every line of the log, for live plots; of several processes
+                by rank 0.
             progress: show a progress bar.
             stop_after: the step to stop at, for doing a run in parts.
         """
-        self._describe()
+        first = sharding.rank() == 0
+        if first:
+            self._describe()
         saved = time.monotonic()
         timed = self.minutes is not None
         total = round(60 * self.minutes) if timed else self.config.steps
@@ -172,36 +195,60 @@ class Trainer:
                 initial=done(),
                 unit="s" if timed else "step",
                 desc="training",
-                disable=not progress,
+                disable=not (progress and first),
             ) as bar,
         ):
-            while self.share < 1 and self.progress.step != stop_after and not interrupted():
-                started = time.monotonic()
-                self.progress.waiting.append(self._step())
-                self.progress.step += 1
-                self.progress.seconds += time.monotonic() - started
-                if len(self.progress.waiting) == self.LOG_EVERY or self.share >= 1:
+            while True:
+                save_now = time.monotonic() - saved > self.checkpoint_seconds
+                self.progress.seconds, stop, save = data_parallel.agree(
+                    self.progress.seconds, interrupted(), save_now
+                )
+                bar.update(done() - bar.n)
+                waiting = len(self.progress.waiting)
+                if waiting == self.LOG_EVERY or (waiting and self.share >= 1):
                     record = self._record()
                     bar.set_postfix(
                         loss=f"{record.losses['total']:.3f}", lr=f"{record.learning_rate:.1e}"
                     )
-                    if on_record:
+                    if on_record and first:
                         on_record(record)
-                bar.update(done() - bar.n)
-                if time.monotonic() - saved > self.checkpoint_seconds:
+                if save:
                     self._save()
                     saved = time.monotonic()
-        self._save()
-        if self.share < 1:
-            return False
-        save_weights(self.model, self.weights, **self.description())
-        return True
+                if stop or self.share >= 1 or self.progress.step == stop_after:
+                    break
+                started = time.monotonic()
+                self.progress.waiting.append(self.step())
+                self.progress.seconds += time.monotonic() - started
+            self._save()
+            finished = self.share >= 1
+            if finished and first:
+                save_weights(self.model, self.weights, **self.description())
+            data_parallel.wait()  # torchrun ends the others when one has left
+        return finished
+
+    def step(self) -> torch.Tensor:
+        """Take one step of the optimiser; returns the method's losses, still on the device."""
+        with stage("data"):
+            clips, generator = self._clips()
+            clips = clips.to(self.device, non_blocking=True)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        losses = self.loss(to_float(clips), generator, self.precision, self.share)
+        with stage("backward"):
+            self.optimiser.zero_grad(set_to_none=True)
+            self.scaler.scale(losses.total).backward()
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
+        self.progress.step += 1
+        return torch.stack(losses).detach()
 
     def description(self) -> dict:
         """What produced these weights: configuration, data, versions, how long."""
         return {
             "training": asdict(self.config),
             "minutes": self.minutes,
+            "processes": sharding.world_size(),
             "steps_done": self.progress.step,
             "seconds": round(self.progress.seconds, 1),
             "videos": len(self.cache.names),
@@ -218,18 +265,17 @@ class Trainer:
             "commit": _commit(),
         }
 
-    def _step(self) -> torch.Tensor:
-        """One step of the optimiser; returns the method's losses, still on the device."""
-        generator = self._generator(self.progress.step)
-        clips = self.sampler(self.config.batch, generator).to(self.device, non_blocking=True)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate()
-        losses = self.model.loss(to_float(clips), generator, self.precision, self.share)
-        self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(losses.total).backward()
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        return torch.stack(losses).detach()
+    def _clips(self) -> tuple[torch.Tensor, torch.Generator]:
+        """This step's clips, and the generator they came from; the next are read meanwhile."""
+        ahead = self._ahead or self._reader.submit(self._draw, self.progress.step)
+        drawn = ahead.result()
+        self._ahead = self._reader.submit(self._draw, self.progress.step + 1)
+        return drawn
+
+    def _draw(self, step: int) -> tuple[torch.Tensor, torch.Generator]:
+        generator = self._generator(step)
+        clips = self.sampler(self.config.batch, generator, self.share_of_batch)
+        return clips.pin_memory() if self.device.type == "cuda" else clips, generator
 
     def _learning_rate(self) -> float:
         if self.config.halve_at:
@@ -238,7 +284,7 @@ class Trainer:
         return self.config.learning_rate * (1 - self.share)
 
     def _record(self) -> Record:
-        means = torch.stack(self.progress.waiting).mean(dim=0).tolist()
+        means = data_parallel.mean(torch.stack(self.progress.waiting).mean(dim=0)).tolist()
         self.progress.waiting = []
         if not all(map(math.isfinite, means)):
             raise InputError(
@@ -262,6 +308,11 @@ class Trainer:
             path.write_text(json.dumps(about, indent=1))
 
     def _save(self) -> None:
+        if self.progress.waiting:  # a resumed rank continues with the losses of all
+            waiting = data_parallel.mean(torch.stack(self.progress.waiting))
+            self.progress.waiting = list(waiting)
+        if sharding.rank() > 0:
+            return
         state = {
             "config": _as_json(self.config, self.minutes),
             "model": self.model.state_dict(),
@@ -285,8 +336,7 @@ class Trainer:
         try:
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             config, wanted = json.loads(state["config"]), _as_json(self.config, self.minutes)
-            if config != json.loads(wanted):
-                different = sorted(_differences(config, json.loads(wanted)))
+            if different := sorted(_differences(config, json.loads(wanted))):
                 raise InputError(
                     f"the run in {self.folder} was started with other settings "
                     f"({', '.join(different)}); resume it with the same ones"

@@ -56,6 +56,9 @@ class ClickablePicture(VBox):
         self._place.observe(self._clicked, "value")
         super().__init__([self._picture, self._place])
 
+    def __repr__(self) -> str:
+        return "ClickablePicture()"  # or a saved notebook would hold the picture as text
+
     def show(self, figure: Figure) -> None:
         self._figure, self.data = figure, views.png(figure, small=False)
         width, height = (round(side) for side in figure.bbox.size)

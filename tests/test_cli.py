@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
+import torch
 from commands import refused
 
 from corrlib.baselines import BASELINES
@@ -27,6 +29,9 @@ def test_help_has_an_example_for_every_command(capsys):
         ["evaluate", "points"],
         ["score", "davis"],
         ["bench", "affinity"],
+        ["bench", "propagate"],
+        ["bench", "train"],
+        ["bench", "metric"],
     ):
         with pytest.raises(SystemExit) as stop:
             main([*command, "--help"])
@@ -77,3 +82,24 @@ def test_of_several_processes_only_the_first_prints_and_writes(monkeypatch, tmp_
     monkeypatch.setenv("RANK", "0")
     assert main(command) == 0
     assert "a figure" in capsys.readouterr().out and (tmp_path / "f.json").exists()
+
+
+def test_benches_pass_on_what_was_asked(monkeypatch, tmp_path, capsys):
+    def propagate(device, rounds, report, features):
+        report(f"{device} {rounds}")
+        return {"ratios": {"reference": 12.0}, "stride": features(torch.float32).stride}
+
+    monkeypatch.setattr("corrlib.bench.bench_propagate", propagate)
+    monkeypatch.setattr("corrlib.bench.bench_metric", lambda rounds, report: {"rounds": rounds})
+    file = tmp_path / "f.json"
+    arguments = ["--rounds", "2", "--json", str(file)]
+    assert main(["bench", "propagate", "--device", "cpu", *arguments]) == 0
+    assert json.loads(file.read_text()) == {"ratios": {"reference": 12.0}, "stride": 8}
+    assert "cpu 2" in capsys.readouterr().out
+    assert main(["bench", "metric", *arguments]) == 0
+    assert json.loads(file.read_text()) == {"rounds": 2}
+    monkeypatch.setattr("corrlib.bench.bench_train", lambda *given: {"given": given[3:]})
+    assert main(["bench", "train", "--batch", "2", "--device", "cpu", *arguments]) == 0
+    assert json.loads(file.read_text()) == {"given": ["laptop", 2, "auto"]}
+    assert "nobody" in refused(capsys, "bench", "propagate", "--weights", "nobody")
+    assert "round" in refused(capsys, "bench", "affinity", "--rounds", "0", "--device", "cpu")

@@ -129,7 +129,8 @@ def test_vip(clip, tmp_path, capsys):
     figure = json.loads(figures.read_text())
     assert 0.3 < figure["mean_iou"] <= 1 and set(figure["sequences"]) == {"videos1"}
     assert figure["seconds_per_frame"] > 0 and figure["settings"]["radius"] == 3
-    assert "Images" in refused(capsys, "evaluate", "vip", "--root", tmp_path, *FAST)
+    (tmp_path / "empty").mkdir()
+    assert "Images" in refused(capsys, "evaluate", "vip", "--root", tmp_path / "empty", *FAST)
 
 
 def test_points(tmp_path, capsys):

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from commands import make_box, refused, run
+
+from corrlib.weights import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,27 @@ def test_train_skips_and_names_broken_videos(box, tmp_path, capsys):
     arguments = ("--out", tmp_path / "run", "--profile", "fast", "--device", "cpu")
     assert run("train", "corrflow", "--data", videos, *arguments) == 0
     captured = capsys.readouterr()
-    assert "1 videos" in captured.out and "bad.mp4" in captured.err
+    assert "1 videos, 5 frames; 1 videos skipped" in captured.out and "bad.mp4" in captured.err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["skipped"][0][0].endswith(
+        "bad.mp4"
+    )
+
+
+def test_training_goes_on_from_weights(box, tmp_path, capsys):
+    common = ("--data", box / "video.mp4", "--profile", "fast", "--device", "cpu")
+    common += ("--precision", "fp32", "--cache", tmp_path / "cache")
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run("train", "corrflow", *common, "--out", first) == 0
+    weights = ("--from", first / "weights.safetensors")
+    assert run("train", "corrflow", *common, "--out", second, *weights, "--steps", 1) == 0
+    before, after = (load_weights(path / "weights.safetensors") for path in (first, second))
+    assert torch.equal(before.quantiser.centroids, after.quantiser.centroids)
+    moved = (before.encoder.conv1.weight - after.encoder.conv1.weight).abs().max()
+    assert 0 < moved < 1e-3
+    third = ("--out", tmp_path / "third")
+    assert "crw" in refused(capsys, "train", "crw", *common, *third, *weights)
+    line = refused(capsys, "train", "corrflow", *common, *third, *weights, "--without", "cycle")
+    assert "--without" in line
 
 
 def test_train_refuses_folders_without_video(tmp_path, capsys):

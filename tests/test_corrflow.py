@@ -168,7 +168,8 @@ def test_the_defaults_are_the_published_model(generator):
     published = PROFILES["published"]
     assert published.model == config
     assert (published.batch, published.learning_rate) == (6, 2e-4)
-    assert published.clips.gap == (4, 4) and published.clips.size == 256
+    assert (published.clips.fps, published.clips.gap) == (6, (1, 1))  # every 4th frame of 24
+    assert published.clips.size == 256
     assert published.clips.length == 3 and not config.both_directions
     assert config.sampling == ScheduledSampling(0.9, 0.6) and config.cycle_weight == 0.1
     made = CorrFlow(config, generator)

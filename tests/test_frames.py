@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from corrlib import frames as module
+from corrlib.datasets import video_paths
 from corrlib.errors import InputError
 from corrlib.frames import FrameCache
 from corrlib.video import VideoWriter, read_video
@@ -105,6 +106,80 @@ def test_what_cannot_be_used_is_skipped_and_named(tmp_path):
         FrameCache.build([one, text], tmp_path / "cache", progress=False)
     with pytest.raises(InputError, match="none of 0 training videos"):
         FrameCache.build([], tmp_path / "cache", progress=False)
+
+
+def test_videos_too_short_for_a_clip_are_skipped_also_when_they_are_stored(tmp_path):
+    paths = [write(tmp_path / "long.mp4", 9), write(tmp_path / "short.mp4", 4)]
+    for fps, least, used in [(None, 2, 2), (None, 5, 1), (4, 3, 1), (None, 4, 2)]:
+        cache = FrameCache.build(
+            paths, tmp_path / "c", short_side=16, fps=fps, progress=False, min_frames=least
+        )
+        assert len(cache.names) == used
+        assert [name for name, _ in cache.skipped] == [str(p) for p in paths[used:]]
+    assert all("short.mp4 has" in reason for _, reason in cache.skipped)
+
+
+def frame_folder(path: Path, count: int) -> Path:
+    path.mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", (24, 20), (10 * i, 99, 200)).save(path / f"{30 * i:06d}.jpeg")
+    return path
+
+
+def test_kinetics_with_a_tenth_of_its_files_broken(tmp_path):
+    good = []
+    for number, action in enumerate(["archery", "zumba"]):
+        (tmp_path / "kinetics" / action).mkdir(parents=True)
+        for i in range(5):
+            name = f"{action}{i}_000010_000020.mp4"
+            good.append(write(tmp_path / "kinetics" / action / name, 3 + i, level=50 * number))
+    good.sort()
+    broken = [good.pop(3), good.pop(5)]
+    broken[0].write_bytes(broken[0].read_bytes()[:500])
+    broken[1].write_bytes(b"")
+    (tmp_path / "kinetics" / "zumba" / "notes.csv").write_text("label,youtube_id")
+    paths = video_paths([tmp_path / "kinetics"])
+    cache = FrameCache.build(paths, tmp_path / "cache", short_side=16, progress=False)
+    assert list(cache.paths) == good
+    assert [name for name, _ in cache.skipped] == [str(path) for path in broken]
+    assert all(
+        path.name in reason
+        for path, reason in zip(broken, dict(cache.skipped).values(), strict=True)
+    )
+
+
+def test_oxuva_with_a_tenth_of_its_files_broken(tmp_path):
+    root = tmp_path / "oxuva" / "images" / "dev"
+    good = [frame_folder(root / f"vid{i:04d}", 8) for i in range(9)]
+    broken = frame_folder(root / "vid0009", 8)
+    (broken / "000120.jpeg").write_bytes(b"\xff\xd8 cut")
+    paths = video_paths([root])
+    cache = FrameCache.build(paths, tmp_path / "cache", 16, fps=6, progress=False, min_frames=2)
+    assert list(cache.paths) == good and [name for name, _ in cache.skipped] == [str(broken)]
+    assert cache.frames == 9 * 2  # every 4th
+    names = tmp_path / "list.txt"
+    names.write_text("# some\noxuva/images/dev/vid0003\n\noxuva/images/dev/vid0009\n")
+    listed = FrameCache.build(video_paths([names]), tmp_path / "cache", 16, progress=False)
+    assert list(listed.paths) == [good[3]] and len(listed.skipped) == 1
+
+
+def test_a_source_that_the_system_cannot_read_is_skipped_too(tmp_path, monkeypatch):
+    paths = [write(tmp_path / "a.mp4"), write(tmp_path / "b.mp4")]
+    opened = module.open_video
+
+    def failing(path):
+        video = opened(path)
+        if path == paths[0]:
+
+            def clip(**_):
+                raise PermissionError(13, "Permission denied", str(path))
+
+            video.clip = clip
+        return video
+
+    monkeypatch.setattr(module, "open_video", failing)
+    cache = FrameCache.build(paths, tmp_path / "cache", short_side=16, progress=False)
+    assert cache.names == ("b",) and "Permission denied" in cache.skipped[0][1]
 
 
 def test_an_interrupted_run_goes_on_with_the_next_video(tmp_path, monkeypatch):

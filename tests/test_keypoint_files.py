@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from corrlib.errors import InputError
-from corrlib.keypoint_files import MAX_POINTS, read_keypoints, read_points, write_keypoints
+from corrlib.keypoint_files import MAX_POINTS, read_keypoints, write_keypoints
 from corrlib.keypoints import Skeleton
 
 SIZE = (48, 64)
@@ -30,11 +30,6 @@ def test_joints_names_and_edges(tmp_path):
     assert points[0].tolist() == [12.0, 30.5] and points[1].isnan().all()
     skeleton, _ = read_keypoints(written(tmp_path, {"joints": [HAND]}), SIZE)
     assert skeleton.edges == ()
-
-
-def test_points(tmp_path):
-    points = read_points(written(tmp_path, {"points": [[1, 2.5], [63.4, -0.5]]}), SIZE)
-    assert torch.equal(points, torch.tensor([[1.0, 2.5], [63.4, -0.5]]))
 
 
 def test_tracks_are_written_and_a_frame_of_them_read_again(tmp_path):
@@ -96,25 +91,9 @@ def test_what_is_no_keypoints_file(case, tmp_path):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"joints": [HAND]}, "'points' is missing"),
-        ({"points": [1, 2]}, "x and y of point 0"),
-        ({"points": [[1, 2, 3]]}, "x and y of point 0"),
-        ({"points": [[1, None]]}, "as pixels, got null"),
-        ({"points": [[1, 2], [1, 47.6]]}, "point 1 on the frame"),
-        ({"points": [[1, 2]] * (MAX_POINTS + 1)}, f"at most {MAX_POINTS}"),
-    ],
-)
-def test_what_is_no_points_file(content, message, tmp_path):
-    with pytest.raises(InputError, match=message):
-        read_points(written(tmp_path, content), SIZE)
-
-
 def test_missing_huge_and_binary_files(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        read_points(tmp_path / "none.json", SIZE)
+        read_keypoints(tmp_path / "none.json", SIZE)
     with pytest.raises(InputError, match="no such file"):
         read_keypoints(tmp_path, SIZE)
     path = tmp_path / "huge.json"

@@ -183,7 +183,7 @@ def test_the_recorded_command_is_shown_without_the_machine(folder):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--weights", "/home/me/my run.safetensors"], "--weights 'my run.safetensors'"),
+        (["--weights", "/srv/me/my run.safetensors"], "--weights 'my run.safetensors'"),
         (["--weights", "C:\\runs\\a.safetensors"], "--weights a.safetensors"),
         (["--root=/data/DAVIS", "--json=a.json"], "--root DAVIS"),
         (["--masks-out", "masks", "--resume", "--radius", "6"], "--radius 6"),

@@ -92,7 +92,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(cache, tmp_path, optimiser
 
 def test_a_signal_stops_after_the_step_with_a_checkpoint(cache, tmp_path):
     run = trainer(cache, tmp_path / "run", config=replace(FAST, steps=1000))
-    step = run._step
+    step = run.step
 
     def interrupted_step():
         if run.progress.step == 2:
@@ -100,7 +100,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(cache, tmp_path):
         return step()
 
     before = signal.getsignal(signal.SIGTERM)
-    run._step = interrupted_step
+    run.step = interrupted_step
     assert not run.run(progress=False)
     assert run.progress.step == 3
     assert signal.getsignal(signal.SIGTERM) is before
@@ -119,13 +119,13 @@ cache = FrameCache.build({[str(p) for p in cache.paths]!r}, {str(cache.files[0].
                          progress=False)
 run = Trainer(PROFILES["fast"], cache, {str(tmp_path / "run")!r}, device="cpu", precision="fp32",
               checkpoint_seconds=0)
-step = run._step
+step = run.step
 def killed():
     losses = step()
-    if run.progress.step == 2:
+    if run.progress.step == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return losses
-run._step = killed
+run.step = killed
 run.run(progress=False)
 """
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -161,7 +161,7 @@ def test_a_run_says_what_it_was(cache, tmp_path):
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert about["videos"] == 2 and about["frames"] == 13
     assert about["training"]["seed"] == 0 and about["versions"]["torch"] == torch.__version__
-    assert (tmp_path / "run" / "log.csv").read_text().startswith("step,seconds,total")
+    assert (tmp_path / "run" / "log.csv").read_text().startswith("step,seconds,learning_rate,total")
     assert records == run.progress.history and records[-1].step == FAST.steps
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left == {"run.json", "log.csv", "checkpoint.pt", "weights.safetensors"}

@@ -252,3 +252,179 @@ class TestAttention:
         assert views.png(view.figure) == first
         with pytest.raises(ValueError):
             view.update(maps[:1], (1, 1))
+
+
+class TestTracks:
+    @pytest.fixture
+    def found(self):
+        """Three points on seven frames: one moves, one hides on frame 4, one is lost on it."""
+        position = torch.zeros(7, 3, 2)
+        position[:, 0, 0] = 10 + 5 * torch.arange(7.0)
+        position[:, 1] = torch.tensor([50.0, 30.0])
+        position[:, 2] = torch.tensor([30.0, 20.0])
+        position[4, 2] = torch.nan
+        visible = torch.ones(7, 3, dtype=torch.bool)
+        visible[4, 1] = False
+        return position, visible, torch.full((7, 3), 0.5)
+
+    def marks(self, axis):
+        """Places of filled dots and of rings, each once."""
+        dots, rings = set(), set()
+        for line in axis.lines:
+            if line.get_marker() == "o":
+                kind = rings if line.get_markerfacecolor() == "none" else dots
+                kind.add(tuple(float(value[0]) for value in line.get_data()))
+        return dots, rings
+
+    def test_visible_points_are_filled_and_occluded_ones_hollow(self, clip, found):
+        figure = views.tracks(clip.frames, *found, indices=[0, 4])
+        first, later, _ = figure.axes
+        assert self.marks(first) == ({(10, 0), (50, 30), (30, 20)}, set())
+        assert self.marks(later) == ({(30, 0)}, {(50, 30)})
+
+    def test_the_tail_is_as_long_as_asked(self, clip, found):
+        figure = views.tracks(clip.frames, *found, indices=[6], tail=2)
+        tails = [line for line in figure.axes[0].lines if line.get_marker() != "o"]
+        assert tails[0].get_xdata().tolist() == [30, 35, 40]
+        assert titles(figure) == ["frame 6"]
+
+    def test_colours_are_those_of_the_bar(self, clip, found):
+        position, visible, confidence = found
+        confidence = confidence.clone()
+        confidence[0] = torch.tensor([0.0, 0.5, 1.0])
+        figure = views.tracks(clip.frames, position, visible, confidence, indices=[0])
+        axis, bar = figure.axes
+        faces = [line.get_markerfacecolor() for line in axis.lines if line.get_marker() == "o"]
+        for share, face in zip((0.0, 0.0, 0.5, 0.5, 1.0, 1.0), faces, strict=True):
+            assert face == pytest.approx(views.colormaps["viridis"](share))
+        assert bar.get_ylabel() == "confidence (0 to 1)"
+        assert bar.get_ylim() == (0, 1)
+
+    def test_axes_and_marks_are_explained(self, clip, found):
+        figure = views.tracks(clip.frames, *found, indices=[0, 3], cursor=(5, 6))
+        first, second, _ = figure.axes
+        assert (first.get_xlabel(), first.get_ylabel()) == ("x (pixels)", "y (pixels)")
+        words = [t.get_text() for t in figure.legends[0].get_texts()]
+        assert {"visible", "occluded", "cursor"} <= set(words)
+        crosses = [line for line in first.lines if line.get_marker() == "+"]
+        assert [tuple(c.get_xydata()[0]) for c in crosses] == [(5, 6)]
+        assert not [line for line in second.lines if line.get_marker() == "+"]
+
+    def test_the_frame_is_shown_whole_whatever_leaves_it(self, clip, found):
+        position, visible, confidence = found
+        figure = views.tracks(clip.frames, position + 100, visible, confidence, indices=[6])
+        assert figure.axes[0].get_xlim() == (-0.5, 71.5)
+        assert figure.axes[0].get_ylim() == (47.5, -0.5)
+
+    def test_no_points_is_a_picture_of_the_frames(self, clip):
+        nothing = torch.zeros(7, 0)
+        figure = views.tracks(clip.frames, torch.zeros(7, 0, 2), nothing.bool(), nothing)
+        assert titles(figure) == ["frame 0", "frame 3", "frame 6"]
+        views.png(figure)
+
+    def test_refuses_what_does_not_go_together(self, clip, found):
+        position, visible, confidence = found
+        with pytest.raises(InputError, match="visible"):
+            views.tracks(clip.frames, position, visible[:, :2], confidence)
+        with pytest.raises(InputError, match="7 frames"):
+            views.tracks(clip.frames, position[:5], visible[:5], confidence[:5])
+
+
+class TestSkeletons:
+    def test_a_row_for_each_frame_and_a_column_for_each_method(self, clip):
+        joints = torch.rand(7, 3, 2) * 40
+        figure = views.skeletons(
+            clip.frames, {"one": joints, "other": joints + 2}, [(0, 1)], [2, 5]
+        )
+        assert titles(figure) == ["one", "other"]
+        assert [axis.get_ylabel() for axis in figure.axes[::2]] == ["frame 2", "frame 5"]
+        bone = figure.axes[2].lines[0].get_xydata()
+        assert np.allclose(bone, joints[5, :2].numpy())
+
+    def test_errors_lead_from_what_was_found_to_the_truth(self, clip):
+        joints = torch.rand(7, 2, 2) * 40
+        true = {3: joints[3] + 4}
+        figure = views.skeletons(clip.frames, {"one": joints}, [], [1, 3], truth=true)
+        without, under = figure.axes
+        segments = [line.get_xydata() for line in under.lines if len(line.get_xdata()) == 2]
+        ends = torch.stack([joints[3], true[3]], dim=1).numpy()
+        assert any(np.allclose(segment, ends[0]) for segment in segments)
+        assert len(without.lines) < len(under.lines)
+        words = [t.get_text() for t in figure.legends[0].get_texts()]
+        assert words == ["joint", "bone", "true place", "error"]
+
+    def test_a_lost_joint_is_left_out(self, clip):
+        joints = torch.full((7, 2, 2), torch.nan)
+        joints[:, 0] = 10
+        views.png(views.skeletons(clip.frames, {"one": joints}, [(0, 1)], [0]))
+
+
+class TestSweeps:
+    def test_every_setting_has_its_panel_and_its_values(self):
+        figure = views.sweeps(
+            {
+                "radius": ([1, 2, "all"], {"J": [0.1, 0.5, 0.4], "F": [0.2, 0.3, 0.1]}),
+                "top k": ([1, 10], {"J": [0.3, 0.4], "F": [0.1, 0.2]}),
+            },
+            "mean",
+            marks={"radius": 2},
+            limits=(0, 1),
+        )
+        radius, topk = figure.axes
+        assert [t.get_text() for t in radius.get_xticklabels()] == ["1", "2", "all"]
+        assert (radius.get_xlabel(), topk.get_xlabel(), radius.get_ylabel()) == (
+            *("radius", "top k", "mean"),
+        )
+        assert list(radius.lines[0].get_ydata()) == [0.1, 0.5, 0.4]
+        assert list(radius.lines[2].get_xdata()) == [1, 1]
+        assert len(topk.lines) == 2
+        assert topk.get_ylim() == (0, 1)
+        words = [t.get_text() for t in figure.legends[0].get_texts()]
+        assert words[:2] == ["J", "F"] and len(words) == 3
+
+    def test_many_series_are_all_drawn(self):
+        series = {str(number): [number, number + 1] for number in range(9)}
+        figure = views.sweeps({"x": ([0, 1], series)}, "y")
+        assert len(figure.axes[0].lines) == 9
+
+
+class TestSettingsComparison:
+    def test_masks_above_scores_below(self, clip):
+        figure = views.settings_comparison(
+            clip.frames[3],
+            {"truth": clip.masks[3], "mine": clip.masks[2], "none": None},
+            {"a": ([1, 3], [0.5, 0.6]), "b": ([1, 3], [0.7, 0.8])},
+            3,
+        )
+        *pictures, curves = figure.axes
+        assert titles(figure) == ["truth", "mine", "none"]
+        plain = np.asarray(pictures[2].images[0].get_array())
+        assert np.array_equal(plain, clip.frames[3].permute(1, 2, 0).numpy())
+        assert not np.array_equal(np.asarray(pictures[0].images[0].get_array()), plain)
+        assert [list(line.get_ydata()) for line in curves.lines[:2]] == [[0.5, 0.6], [0.7, 0.8]]
+        assert list(curves.lines[2].get_xdata()) == [3, 3]
+        words = [t.get_text() for t in curves.get_legend().get_texts()]
+        assert words == ["a", "b", "this frame"]
+
+
+class TestPlaceIn:
+    @pytest.mark.parametrize("layout", [None, "constrained"])
+    def test_finds_the_pixel_under_a_place_of_the_picture(self, clip, layout):
+        figure = Figure(figsize=(5, 2), layout=layout)
+        for axis in figure.subplots(1, 2):
+            axis.imshow(clip.frames[0].permute(1, 2, 0).numpy())
+        views.png(figure)
+        for number, axis in enumerate(figure.axes):
+            x, y = axis.transData.transform((60, 10))
+            across, down = x / figure.bbox.width, 1 - y / figure.bbox.height
+            assert views.place_in(figure, across, down) == (
+                *(number, pytest.approx(60), pytest.approx(10)),
+            )
+
+    def test_between_axes_there_is_nothing(self):
+        figure = Figure(figsize=(4, 2))
+        figure.add_axes((0.1, 0.1, 0.3, 0.8))
+        views.png(figure)
+        assert views.place_in(figure, 0.5, 0.5) is None
+        assert views.place_in(figure, 0.2, 0.5) is not None
+        assert views.place_in(figure, 1.2, -3) is None

@@ -178,6 +178,10 @@ class TestClickablePicture:
         shown = self.shown().children[0].value
         assert "onclick" not in shown and "crosshair" not in shown
 
+    def test_its_text_form_in_a_saved_notebook_is_short(self, explorer):
+        assert len(repr(self.shown(print))) < 100
+        assert len(repr(explorer)) < 5000
+
     def test_needs_nothing_from_elsewhere(self):
         shown = self.shown(print).children[0].value
         assert "http" not in shown and "<script" not in shown

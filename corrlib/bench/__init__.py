@@ -7,5 +7,6 @@ formulation is checked to give the same result as it is timed.
 from corrlib.bench.affinity import bench_affinity
 from corrlib.bench.metric import bench_metric
 from corrlib.bench.propagate import bench_propagate
+from corrlib.bench.train import bench_train
 
-__all__ = ["bench_affinity", "bench_metric", "bench_propagate"]
+__all__ = ["bench_affinity", "bench_metric", "bench_propagate", "bench_train"]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 
+from corrlib.bench.clip import moving_ellipses
 from corrlib.bench.timing import check_rounds, seconds
 from corrlib.metrics import SequenceScore, reference_score_sequence, score_sequence
-from corrlib.synthetic import synthetic_clip
 
 FRAMES, HEIGHT, WIDTH = 12, 480, 854
 
@@ -17,7 +17,7 @@ FRAMES, HEIGHT, WIDTH = 12, 480, 854
 def bench_metric(rounds: int, report: Callable[[str], None]) -> dict:
     """J and F of every object of made-up 480p masks, two frames late as the prediction.
 
-    One clip has one object, one has four; some frames are empty and some objects reach the border.
+    One clip has one object, one has four; one frame is empty and one object reaches three borders.
 
     Returns:
         ``ratios`` (reference time / ours), ``milliseconds`` per frame of each, and ``identical``:
@@ -57,8 +57,8 @@ def _pairs(times: list[float]) -> list[list[float]]:
 
 
 def _masks(objects: int) -> tuple[torch.Tensor, torch.Tensor]:
-    true = synthetic_clip(FRAMES, HEIGHT, WIDTH, objects, speed=12.0).masks.clone()
+    _, true = moving_ellipses(FRAMES, HEIGHT, WIDTH, objects)
     true[FRAMES // 2] = 0
-    true[FRAMES // 3, :, : WIDTH // 3] = objects
+    true[FRAMES // 3, :, : WIDTH // 8] = objects
     predicted = torch.cat([true[:1], true[:1], true[:-2]])
     return predicted, true

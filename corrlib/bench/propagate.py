@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from corrlib.baselines import random_features
+from corrlib.bench.clip import moving_ellipses
 from corrlib.bench.timing import check_rounds, seconds
 from corrlib.device import autocast
 from corrlib.masks import write_mask
@@ -26,7 +27,6 @@ from corrlib.propagation import (
 )
 from corrlib.propagation_reference import ReferencePropagator
 from corrlib.stages import measured, stage
-from corrlib.synthetic import synthetic_clip
 from corrlib.video import VideoWriter, open_video
 
 HEIGHT, WIDTH, OBJECTS, REFERENCES = 480, 854, 2, 20
@@ -65,11 +65,11 @@ def bench_propagate(
         f"radius 12, top 10, on {device} ({torch.get_num_threads()} threads)"
     )
     features = features or _untrained(device)
-    clip = synthetic_clip(REFERENCES + 1 + rounds, HEIGHT, WIDTH, OBJECTS, speed=6.0)
+    pictures, masks = moving_ellipses(REFERENCES + 1 + rounds, HEIGHT, WIDTH, OBJECTS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         with VideoWriter(path, 24) as writer:
-            for frame in clip.frames:
+            for frame in pictures:
                 writer.write(frame)
         runs = {
             name: _Run(features(dtype), PropagationConfig(REFERENCES, precision=name), device)
@@ -80,9 +80,9 @@ def bench_propagate(
         for index in range(REFERENCES + 1):
             frame = next(frames)
             for run in runs.values():
-                run.prepare(frame, clip.masks[index])
+                run.prepare(frame, masks[index])
             slow.frames.append(frame)
-            slow.labels.append(runs["fp32"].labels_of(clip.masks[index]).to(device))
+            slow.labels.append(runs["fp32"].labels_of(masks[index]).to(device))
         references, agreement = [], defaultdict(list)
         for _ in range(rounds):
             with measured() as decoding, stage("decode"):
@@ -97,7 +97,7 @@ def bench_propagate(
             for name, run in runs.items():
                 agreement[name].append((run.masks[-1] == found[0]).float().mean().item())
     reference = statistics.median(references)
-    truths = clip.masks[REFERENCES:]
+    truths = masks[REFERENCES:]
     figures = {}
     for name, run in runs.items():
         figures[name] = {

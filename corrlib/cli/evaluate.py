@@ -137,8 +137,8 @@ def _points(options: argparse.Namespace) -> int:
 
     config = propagation_config(options)
     names = ("delta_avg", "average_jaccard", "occlusion_accuracy")
-    clips = _point_clips(options.root, _names(options))
     extractor = features(options)
+    clips = _point_clips(options.root, _names(options))
     print(f"{'clip':40}   delta      AJ      OA  s/frame")
 
     def show(name: str, figure: dict) -> None:

@@ -96,6 +96,7 @@ def method_options(
         help=f"short side for the encoder, pixels (default: {size})",
     )
     parser.add_argument("--seed", type=int, default=0, help="of random-features")
+    parser.set_defaults(adapt=None)
     device_options(parser)
 
 
@@ -159,7 +160,18 @@ def _build(options: argparse.Namespace):
     precision = choose_precision(options.precision, device)
     if options.baseline is not None:
         return build_baseline(options.baseline, device, precision, options.seed)
-    return trained(load_weights(options.weights).to(device), precision)
+    model = load_weights(options.weights)
+    if options.adapt is not None:
+        from corrlib.adapt import adapt
+
+        model = adapt(
+            model,
+            options.video,
+            options.adapt,
+            device=options.device,
+            precision=options.precision,
+        )
+    return trained(model.to(device), precision)
 
 
 def settings(options: argparse.Namespace, config) -> dict:
@@ -169,6 +181,7 @@ def settings(options: argparse.Namespace, config) -> dict:
     return {
         "features": options.baseline or str(options.weights),
         "preset": options.preset,
+        "adapt": options.adapt,
         **asdict(config),
         "command": options.arguments,
     }

@@ -62,6 +62,12 @@ def add(commands) -> None:
         "--tracks-out", type=Path, metavar="JSON", help="else: also write the positions"
     )
     method_options(propagate)
+    propagate.add_argument(
+        "--adapt",
+        type=float,
+        metavar="MINUTES",
+        help="first train the weights on this video's frames; Ctrl-C ends that and goes on",
+    )
 
 
 def _propagate(options: argparse.Namespace) -> int:
@@ -75,6 +81,8 @@ def _propagate(options: argparse.Namespace) -> int:
         raise InputError("--masks-out goes with --mask; points and keypoints have --tracks-out")
     if options.tracks_out and options.mask:
         raise InputError("--tracks-out goes with --points or --keypoints; masks have --masks-out")
+    if options.adapt is not None and options.baseline:
+        raise InputError("--adapt trains weights; --baseline has none to train")
     config = propagation_config(options)
     video = open_video(options.video)
     check_outputs(video, (options.out, options.masks_out, options.tracks_out, options.json))

@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from corrlib.cli.options import command, device_options, group, write_json
+from corrlib.errors import InputError
+
+INTERRUPTED = 130
 
 
 def add(commands) -> None:
@@ -34,6 +37,7 @@ def add(commands) -> None:
         "train by palindrome walks: go along the clip and back, be where you were",
         "corrlib train crw --data videos/ --out runs/walk --profile laptop --minutes 15",
     )
+    crw.set_defaults(without=[])
     _options(crw, ("laptop", "gpu", "fast"))
 
 
@@ -53,6 +57,12 @@ def _options(parser: argparse.ArgumentParser, profiles: tuple[str, ...]) -> None
     )
     parser.add_argument("--steps", type=int, help="train this many steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="W",
+        help="begin with these weights, a file or released ones by name, and their model",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in RUN")
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="decoded frames (default: RUN/frames)"
@@ -66,24 +76,46 @@ def _options(parser: argparse.ArgumentParser, profiles: tuple[str, ...]) -> None
 def _train(method: str, options: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    from corrlib import data_parallel, sharding
     from corrlib.corrflow import WITHOUT
     from corrlib.datasets import video_paths
     from corrlib.frames import FrameCache
     from corrlib.recipes import CRW_PROFILES, PROFILES
     from corrlib.training import Trainer
+    from corrlib.weights import load_weights, method_name
 
     profiles = {"corrflow": PROFILES, "crw": CRW_PROFILES}[method]
     config = replace(profiles[options.profile], seed=options.seed)
-    for part in options.without if method == "corrflow" else ():
+    for part in options.without:
         config = replace(config, model=WITHOUT[part](config.model))
+    start = None
+    if options.start is not None:
+        start = load_weights(options.start)
+        if method_name(start.config) != method or options.without:
+            raise InputError(
+                f"--from continues weights of {method} as they were made, without --without; "
+                f"{options.start} holds {method_name(start.config)}"
+            )
+        config = replace(config, model=start.config)
     if options.steps is not None:
         config = replace(config, steps=options.steps)
-    cache = FrameCache.build(
-        video_paths(options.data), options.cache or options.out / "frames", config.clips.size
-    )
-    print(f"training data: {len(cache.names)} videos, {cache.frames} frames")
-    for name, reason in cache.skipped:
+    first = sharding.rank() == 0
+    with data_parallel.first_before_others():
+        cache = FrameCache.build(
+            video_paths(options.data),
+            options.cache or options.out / "frames",
+            config.clips.size,
+            config.clips.fps,
+            progress=first,
+            min_frames=config.clips.length,
+        )
+    for name, reason in cache.skipped if first else ():
         print(f"skipped {name}: {reason}", file=sys.stderr)
+    print(
+        f"training data: {len(cache.names)} videos, {cache.frames} frames"
+        + (f"; {len(cache.skipped)} videos skipped" if cache.skipped else ""),
+        flush=True,
+    )
     trainer = Trainer(
         config,
         cache,
@@ -92,12 +124,15 @@ def _train(method: str, options: argparse.Namespace) -> int:
         device=options.device,
         precision=options.precision,
         resume=options.resume,
+        start=start,
         checkpoint_seconds=options.checkpoint_seconds,
     )
     finished = trainer.run()
     write_json(options.json, trainer.description() | {"finished": finished})
     if not finished:
+        if not first:
+            return INTERRUPTED
         print(f"stopped at step {trainer.progress.step}; continue with --resume", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     print(f"{trainer.progress.step} steps in {trainer.progress.seconds:.0f} s: {trainer.weights}")
     return 0
