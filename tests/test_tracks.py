@@ -59,7 +59,7 @@ def follow(frames, points, extractor=None, config=CONFIG):
 
 @pytest.mark.parametrize("short_side", [None, 96, 150])
 def test_a_static_video_keeps_every_point(short_side, generator):
-    frames = noise(generator, 80, 100, 4).expand(12, -1, -1, -1)
+    frames = noise(generator, 80, 100, 4).expand(7, -1, -1, -1)
     points = torch.rand(40, 2, generator=generator) * torch.tensor([99.0, 79.0])
     config = replace(CONFIG, short_side=short_side)
     for extractor in (colour_patch(), random_features()):
@@ -162,21 +162,21 @@ def test_covered_points_are_called_invisible_and_come_back(generator):
     depth = 32 - (points - torch.tensor([63.5, 47.5])).abs() - torch.tensor([0.0, 8.0])
     under, beside = (depth > 4).all(dim=1), (depth < -12).any(dim=1)
     assert under.sum() > 20 and beside.sum() > 20
-    position, visible, confidence = follow(frames, points)
+    position, visible, confidence = follow(frames, points, config=PropagationConfig(radius=12))
     assert visible[:3].all() and visible[3:, beside].all()
     assert visible[3:6, under].float().mean() < 0.5  # some find a likeness by chance
     assert confidence[3:6, under].mean() < 0.4 < 0.9 < confidence[3:6, beside].mean()
     # They come back, with a frame to find the way from where they strayed.
     assert visible[7:, under].float().mean() > 0.95
-    assert (position[7:, under] - points[under]).abs().amax(dim=2).median() < 0.25
+    assert (position[7:, under] - points[under]).abs().amax(dim=2).median() < 0.3
 
 
 def test_a_covered_object_of_a_known_clip(generator):
-    clip = synthetic_clip(12, 112, 112, objects=3, seed=3)
+    clip = synthetic_clip(10, 96, 96, objects=3, seed=3, speed=4.0)
     y, x = clip.visible[0].nonzero()[::151].T
     points = torch.stack([x, y], dim=1).float()
     _, visible, confidence = follow(
-        clip.frames, points, random_features(), replace(CONFIG, short_side=224)
+        clip.frames, points, random_features(), replace(CONFIG, short_side=192)
     )
     truth = clip.visible[:, y, x]
     assert 0.03 < (~truth).float().mean() < 0.5
