@@ -225,11 +225,3 @@ class CorrFlow(nn.Module):
             if self.config.cycle_weight:
                 homeward.append(torch.cat([of[pair[::-1]] for pair in steps]))
         return outward, homeward
-
-
-def __getattr__(name):  # TEMPORARY while others move to corrlib.weights
-    if name in ("load_weights", "save_weights"):
-        import corrlib.weights
-
-        return getattr(corrlib.weights, name)
-    raise AttributeError(name)

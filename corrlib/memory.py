@@ -184,6 +184,7 @@ class ReferenceMemory:
 
     # -- what is kept --
 
+    @torch.inference_mode()
     def add(self, features: torch.Tensor, labels: torch.Tensor) -> None:
         """Remember a frame: features ``(C, h, w)``, labels ``(L, h, w)``."""
         frame = self.seen
@@ -193,6 +194,7 @@ class ReferenceMemory:
         if slot is not None:
             self._store(slot, frame, given, features, labels)
 
+    @torch.inference_mode()
     def keep_latest(self, features: torch.Tensor, labels: torch.Tensor) -> None:
         """Keep the frame that was added last for ever, with labels that may have more maps.
 
@@ -239,6 +241,7 @@ class ReferenceMemory:
 
     # -- the search --
 
+    @torch.inference_mode()
     def match(self, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The best reference cells of every target cell.
 
@@ -263,6 +266,7 @@ class ReferenceMemory:
             indices.append(index)
         return self._untile(torch.cat(weights)), self._untile(torch.cat(indices))
 
+    @torch.inference_mode()
     def carry(self, target: torch.Tensor) -> torch.Tensor:
         """Labels ``(L, h, w)`` of a frame with features ``(C, h, w)``: matched and copied."""
         if self.config.topk is not None:
@@ -275,6 +279,7 @@ class ReferenceMemory:
                 copied.append(torch.bmm(weights, cells[indices]).flatten(0, 1))
         return self._as_maps(self._untile(torch.cat(copied)))
 
+    @torch.inference_mode()
     def copy(self, weights: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Labels ``(L, h, w)``: the weighted sum of the matched cells' labels."""
         cells = self.labels.flatten(0, 1)

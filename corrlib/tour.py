@@ -92,7 +92,8 @@ def tour(
     trained = []
     for seed in range(seeds):
         trained.append(_train(seed, cache, out, minutes / seeds, device, precision))
-        first, last = trained[-1].history[0].total, trained[-1].history[-1].total
+        history = trained[-1].history
+        first, last = history[0].losses["total"], history[-1].losses["total"]
         report(
             f"      seed {seed}: {trained[-1].steps} steps in {trained[-1].seconds:.0f} s, "
             f"loss {first:.2f} -> {last:.2f}"
@@ -242,7 +243,7 @@ def _draw(
         )
         for one in trained
     }
-    _write_figure(out / "loss.png", views.curves(losses, "training step", "loss (colour + Lab)"))
+    _write_figure(out / "loss.png", views.curves(losses, "training step", "loss"))
     indices = list(clip.masks)[1:]
     indices = [indices[place] for place in views.spread(len(indices), 3)]
     drawn = {"drawn by hand": {index: read_mask(clip.masks[index]) for index in indices}}

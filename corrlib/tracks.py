@@ -16,8 +16,11 @@ changes of light and shape. For every frame
    spread out (entropy).
 
 On made-up clips with known motion this was compared with heat maps, one a point, propagated like
-masks: those drift, because each frame adds its own blur. Tracking any point and its measures:
-Doersch et al. 2022, "TAP-Vid"; see :mod:`corrlib.tapvid`.
+masks, which drift because each frame adds its own blur, and with the query's feature or the latest
+one alone. Taking the latest feature only while the point is visible made it worse, too. What it
+cannot do: a point that strays while it is covered, to something alike that stands still, may stay
+there. Tracking any point and its measures: Doersch et al. 2022, "TAP-Vid"; see
+:mod:`corrlib.tapvid`.
 """
 
 from __future__ import annotations

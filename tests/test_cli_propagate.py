@@ -58,6 +58,18 @@ def test_a_video_of_one_frame_gives_the_mask_itself(box, tmp_path):
     assert torch.equal(read_mask(masks / "00000.png"), read_mask(box / "mask.png"))
 
 
+def test_an_object_may_be_given_on_a_later_frame(box, tmp_path):
+    later = torch.zeros(H, W, dtype=torch.uint8)
+    later[:16, :16] = 2
+    write_mask(tmp_path / "later.png", later)
+    masks = tmp_path / "masks"
+    arguments = ("--mask", box / "mask.png", "--later", f"2={tmp_path / 'later.png'}")
+    arguments += ("--out", tmp_path / "o.mp4", "--masks-out", masks, "--long-term", 1)
+    assert run("propagate", box / "video.mp4", *arguments, *FAST) == 0
+    found = [2 in read_mask(file) for file in sorted(masks.iterdir())]
+    assert not any(found[:2]) and all(found[2:4])
+
+
 def bad_propagations(box: Path, folder: Path) -> dict[str, tuple[tuple, str]]:
     mask, video = box / "mask.png", box / "video.mp4"
     (folder / "text.mp4").write_text("this is not a video\n" * 50)
@@ -77,6 +89,8 @@ def bad_propagations(box: Path, folder: Path) -> dict[str, tuple[tuple, str]]:
         "mask with no object": ((video, "--mask", folder / "blank.png"), "at least one object"),
         "mask is text": ((video, "--mask", folder / "text.png"), "text.png"),
         "no such mask": ((video, "--mask", folder / "no.png"), "no.png"),
+        "later without a frame": ((video, "--mask", mask, "--later", mask), "FRAME=PNG"),
+        "later without a mask": ((video, "--points", mask, "--later", "2=x.png"), "with --mask"),
         "radius 0": ((video, "--mask", mask, "--radius", 0), "radius"),
         "radius -1": ((video, "--mask", mask, "--radius", -1), "radius"),
         "top 0": ((video, "--mask", mask, "--topk", 0), "topk"),
@@ -99,6 +113,8 @@ NAMES = [
     "mask with no object",
     "mask is text",
     "no such mask",
+    "later without a frame",
+    "later without a mask",
     "radius 0",
     "radius -1",
     "top 0",

@@ -84,6 +84,9 @@ def method_options(
     parser.add_argument(
         "--references", type=int, metavar="N", help="latest frames besides the first (default: 4)"
     )
+    parser.add_argument(
+        "--long-term", type=int, metavar="N", help="older frames, spread over the past (default: 0)"
+    )
     parser.add_argument("--radius", type=int, metavar="M", help="in feature cells (default: 12)")
     parser.add_argument(
         "--topk", type=int, metavar="K", help="cells that are averaged (default: 10)"
@@ -112,6 +115,7 @@ def propagation_config(options: argparse.Namespace):
     precision = choose_precision(options.precision, choose_device(options.device))
     given = {
         "references": options.references,
+        "long_term": options.long_term,
         "radius": options.radius,
         "topk": options.topk,
         "temperature": options.temperature,

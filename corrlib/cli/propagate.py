@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from corrlib.cli.options import (
     command,
@@ -18,6 +19,9 @@ from corrlib.cli.options import (
     write_json,
 )
 from corrlib.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 INTERRUPTED = 130
 
@@ -56,6 +60,13 @@ def add(commands) -> None:
         help="the video with the labels drawn over it; Ctrl-C leaves the frames so far",
     )
     propagate.add_argument(
+        "--later",
+        action="append",
+        default=[],
+        metavar="FRAME=PNG",
+        help="with --mask: objects that appear on a later frame, the first being 0 (repeatable)",
+    )
+    propagate.add_argument(
         "--masks-out", type=Path, metavar="DIR", help="with --mask: also write indexed PNGs"
     )
     propagate.add_argument(
@@ -83,6 +94,8 @@ def _propagate(options: argparse.Namespace) -> int:
         raise InputError("--tracks-out goes with --points or --keypoints; masks have --masks-out")
     if options.adapt is not None and options.baseline:
         raise InputError("--adapt trains weights; --baseline has none to train")
+    if options.later and not options.mask:
+        raise InputError("--later goes with --mask")
     config = propagation_config(options)
     video = open_video(options.video)
     check_outputs(video, (options.out, options.masks_out, options.tracks_out, options.json))
@@ -123,11 +136,27 @@ def _mask(options: argparse.Namespace, config, video):
     mask = read_mask(options.mask)
     objects = check_mask(mask, video.info.height, video.info.width)
     propagated, extractor = method(options, config)
+    later = dict(_later(given) for given in options.later)
+    if later:
+        if extractor is None:
+            raise InputError(f"--later goes with features, not with {options.baseline}")
+        objects = max(objects, *(int(mask.max()) for mask in later.values()))
+        propagated = partial(propagated, later=later)
     if extractor is not None:
         _state(f"{objects} object(s)", objects, extractor, config, video)
     return partial(
         carry_mask, video, lambda frames: propagated(frames, mask), options.out, options.masks_out
     )
+
+
+def _later(given: str) -> tuple[int, torch.Tensor]:
+    """``FRAME=PNG`` to the frame's number and its mask."""
+    from corrlib.masks import read_mask
+
+    number, equals, file = given.partition("=")
+    if not equals or not number.isdecimal():
+        raise InputError(f"expected --later FRAME=PNG, as in 12=cat.png, got {given}")
+    return int(number), read_mask(file)
 
 
 def _keypoints(options: argparse.Namespace, config, video):
