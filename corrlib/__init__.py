@@ -7,9 +7,17 @@ The order in which data flows is the order in which the modules are best read::
     encoders                               Φ: frames to features
     affinity, tiles                        A: which reference pixel explains a target pixel
     colour, reconstruction                 copy colours through A, and the loss that trains Φ
-    corrflow, training                     the method, and the loop that fits it
-    propagation, baselines                 copy masks through A, along a whole video
-    masks, metrics                         the score
+    sampling, cycle                        copy from own copies; walk there and back
+    corrflow; palindrome, crw              the method; the walk that copies no colour
+    recipes, training, data_parallel       what is trained for how long, and the loop that does it
+    weights, adapt                         what was learnt, and learning on from there
+    memory, propagation, presets           copy labels through A, along a whole video
+    keypoints, parts, tracks, regions      tasks: thin readings of the same engine
+    linking                                from a frame of one video to a frame of another
+    baselines, optical_flow, sift_flow     what has to be beaten
+    masks, metrics, pck, tapvid            the scores
+    evaluation, jhmdb, protocol, sharding  the data sets, by one or many processes
+    own_video, sound                       a user's own video
 
 The conventions they share (shapes, pixel centres, value ranges) are in :mod:`corrlib.geometry`.
 """
