@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 import torch.nn.functional as F
 
@@ -58,3 +60,22 @@ def to_float(frames: torch.Tensor) -> torch.Tensor:
     if frames.dtype != torch.uint8:
         raise InputError(f"expected uint8 frames, got {frames.dtype}; float ones are in [0, 1]")
     return frames.float() / 255
+
+
+def of_one_size(frames: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Frames ``(3, H, W)`` as they come, after checking each against the first.
+
+    Raises:
+        InputError: no frames, or frames of different sizes.
+    """
+    size = None
+    for frame in frames:
+        size = size or tuple(frame.shape[1:])
+        if tuple(frame.shape[1:]) != size:
+            raise InputError(
+                f"expected frames of one size, got {size[0]}x{size[1]} first and "
+                f"{frame.shape[1]}x{frame.shape[2]} (height x width) later"
+            )
+        yield frame
+    if size is None:
+        raise InputError("expected a video of at least 1 frame, got none")

@@ -18,7 +18,7 @@ import torch
 from torchvision.utils import draw_keypoints
 
 from corrlib.errors import InputError
-from corrlib.geometry import cell_centres, grid_to_points, points_to_grid
+from corrlib.geometry import cell_centres, grid_to_points, of_one_size, points_to_grid
 from corrlib.masks import DISPLAY_COLOURS
 from corrlib.propagation import (
     FeatureExtractor,
@@ -83,10 +83,8 @@ def propagate_keypoints(
     """
     config = soft(config or PropagationConfig())
     _check_location(location)
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        raise InputError("expected a video of at least 1 frame, got none")
+    frames = of_one_size(frames)
+    first = next(frames)
     size = tuple(first.shape[1:])
     visible = on_frame(points, size)
     if not visible.any():

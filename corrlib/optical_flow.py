@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from corrlib.errors import InputError
 from corrlib.fetch import torchvision_state
+from corrlib.geometry import of_one_size
 from corrlib.masks import check_mask, count_objects, one_hot
 
 DIS_SMALLEST = 32  # pixels per side; OpenCV's DIS reads out of bounds on frames below 16
@@ -95,21 +96,14 @@ def propagate_by_flow(
         InputError: no frames, frames of different sizes, a mask of another size than the video, a
             mask without an object.
     """
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        raise InputError("expected a video of at least 1 frame, got none")
+    frames = of_one_size(frames)
+    first = next(frames)
     size = tuple(first.shape[1:])
     check_mask(mask, *size)
     yield mask
     labels = one_hot(mask, count_objects(mask))
     source = estimator.describe(first)
     for frame in frames:
-        if tuple(frame.shape[1:]) != size:
-            raise InputError(
-                f"expected frames of one size, got {size[0]}x{size[1]} first and "
-                f"{frame.shape[1]}x{frame.shape[2]} (height x width) later"
-            )
         target = estimator.describe(frame)
         labels = warp(labels, estimator.between(target, source))
         labels[0] = 1 - labels[1:].sum(dim=0)  # the rest, also of what came from outside

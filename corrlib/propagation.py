@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from corrlib.affinity import normalise
 from corrlib.errors import InputError
-from corrlib.geometry import pad_to_multiple, to_float
+from corrlib.geometry import of_one_size, pad_to_multiple, to_float
 from corrlib.masks import VOID, check_mask, count_objects, mask_array
 from corrlib.memory import DTYPES, ReferenceMemory
 from corrlib.stages import stage
@@ -238,7 +238,7 @@ def propagate_labels(
             more memory needed than there is.
     """
     config = config or PropagationConfig()
-    frames = _of_one_size(frames)
+    frames = of_one_size(frames)
     first = next(frames)
     check_memory(tuple(first.shape[1:]), len(labels) - 1, extractor, config, device)
     propagator = Propagator(extractor, config, device)
@@ -278,7 +278,7 @@ def propagate_mask(
     later = dict(later or {})
     if later and min(later) < 1:
         raise InputError(f"expected later masks on frames from 1 on, got one on {min(later)}")
-    frames = _of_one_size(frames)
+    frames = of_one_size(frames)
     first = next(frames)
     size = tuple(first.shape[1:])
     objects = max(check_mask(given, *size) for given in (mask, *later.values()))
@@ -308,21 +308,6 @@ def propagate_mask(
         raise InputError(
             f"expected later masks on frames up to {number}, the last, got one on {min(later)}"
         )
-
-
-def _of_one_size(frames: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """The frames, after checking each; there is at least one."""
-    size = None
-    for frame in frames:
-        size = size or tuple(frame.shape[1:])
-        if tuple(frame.shape[1:]) != size:
-            raise InputError(
-                f"expected frames of one size, got {size[0]}x{size[1]} first and "
-                f"{frame.shape[1]}x{frame.shape[2]} (height x width) later"
-            )
-        yield frame
-    if size is None:
-        raise InputError("expected a video of at least 1 frame, got none")
 
 
 # -- labels and masks --

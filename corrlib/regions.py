@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from corrlib.errors import InputError
-from corrlib.geometry import cell_centres, pad_to_multiple
+from corrlib.geometry import cell_centres, of_one_size, pad_to_multiple
 from corrlib.masks import check_mask, count_objects, one_hot
 from corrlib.propagation import (
     FeatureExtractor,
@@ -109,10 +109,8 @@ def track_regions(
         InputError: no frames, frames of different sizes, a mask that does not fit, boxes that
             are empty or outside the frame.
     """
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        raise InputError("expected a video of at least 1 frame, got none")
+    frames = of_one_size(frames)
+    first = next(frames)
     config = config or PropagationConfig()
     size = (first.shape[1], first.shape[2])
     if regions.is_floating_point():
@@ -133,11 +131,6 @@ def track_regions(
     extent = tuple((extractor.stride / scale).tolist())
     least = LOST * labels.flatten(1).amax(dim=1)
     for frame in frames:
-        if tuple(frame.shape[1:]) != size:
-            raise InputError(
-                f"expected frames of one size, got {size[0]}x{size[1]} first and "
-                f"{frame.shape[1]}x{frame.shape[2]} (height x width) later"
-            )
         found = propagator.step(frame)[1:].cpu()
         lost = found.flatten(1).amax(dim=1) <= least
         located = boxes_from_coordinates(places, found, size, extent)

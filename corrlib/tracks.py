@@ -37,7 +37,7 @@ import torch.nn.functional as F
 
 from corrlib.affinity import normalise
 from corrlib.errors import InputError
-from corrlib.geometry import grid_to_points, points_to_grid
+from corrlib.geometry import grid_to_points, of_one_size, points_to_grid
 from corrlib.propagation import (
     FeatureExtractor,
     PropagationConfig,
@@ -96,10 +96,8 @@ def track_points(
         InputError: no frames, frames of different sizes, points that are not ``(N, 2)`` numbers,
             or outside the first frame.
     """
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        raise InputError("expected a video of at least 1 frame, got none")
+    frames = of_one_size(frames)
+    first = next(frames)
     size = (first.shape[1], first.shape[2])
     points = check_points(points, *size)
     yield PointEstimate(
@@ -107,11 +105,6 @@ def track_points(
     )
     tracker = _Tracker(first, points, extractor, config or PropagationConfig(), device)
     for frame in frames:
-        if tuple(frame.shape[1:]) != size:
-            raise InputError(
-                f"expected frames of one size, got {size[0]}x{size[1]} first and "
-                f"{frame.shape[1]}x{frame.shape[2]} (height x width) later"
-            )
         yield tracker.step(frame)
 
 

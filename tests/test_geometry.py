@@ -10,6 +10,7 @@ from corrlib.errors import InputError
 from corrlib.geometry import (
     cell_centres,
     grid_to_points,
+    of_one_size,
     pad_to_multiple,
     points_to_grid,
     to_float,
@@ -73,3 +74,15 @@ def test_to_float_covers_0_to_1():
     assert to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx(
         [0, 0.2, 1]
     )
+
+
+def test_frames_of_one_size_pass_and_others_are_errors():
+    frames = [torch.zeros(3, 4, 6), torch.ones(3, 4, 6)]
+    passed = list(of_one_size(iter(frames)))
+    assert all(a is b for a, b in zip(passed, frames, strict=True))
+    with pytest.raises(InputError, match="at least 1 frame"):
+        next(of_one_size([]))
+    mixed = of_one_size([*frames, torch.zeros(3, 6, 4)])
+    assert next(mixed) is frames[0] and next(mixed) is frames[1]
+    with pytest.raises(InputError, match=r"got 4x6 first and 6x4 \(height x width\) later"):
+        next(mixed)
