@@ -22,7 +22,6 @@ from corrlib.affinity import full_affinity, normalise, restricted_affinity, tran
 from corrlib.bottleneck import Bottleneck
 from corrlib.colour import ColourQuantiser, rgb_to_lab
 from corrlib.cycle import round_trip, walk
-from corrlib.device import autocast
 from corrlib.encoders import make_encoder
 from corrlib.errors import InputError
 from corrlib.reconstruction import colour_loss, lab_loss, reduce_labels
@@ -122,9 +121,7 @@ class CorrFlow(nn.Module):
         """Frames ``(B, 3, H, W)`` in [0, 1] to float32 features ``(B, C, h, w)``."""
         if self.config.grey_input:
             frames = (rgb_to_lab(frames)[:, :1] / 100).expand_as(frames)
-        with autocast(frames.device, precision):
-            features = self.encoder(frames)
-        features = features.float()
+        features = self.encoder.encode(frames, precision)
         return normalise(features) if self.config.unit_features else features
 
     def affinity(self, reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

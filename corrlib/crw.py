@@ -18,7 +18,6 @@ from torch import nn
 
 from corrlib.affinity import normalise
 from corrlib.bottleneck import Bottleneck
-from corrlib.device import autocast
 from corrlib.encoders import make_encoder
 from corrlib.errors import InputError
 from corrlib.palindrome import palindrome_loss
@@ -77,9 +76,7 @@ class CRW(nn.Module):
         self, frames: torch.Tensor, precision: torch.dtype = torch.float32
     ) -> torch.Tensor:
         """Frames ``(B, 3, H, W)`` in [0, 1] to float32 unit features ``(B, C, h, w)``."""
-        with autocast(frames.device, precision):
-            features = self.encoder(frames)
-        return normalise(features.float())
+        return normalise(self.encoder.encode(frames, precision))
 
     def loss(
         self,

@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.models import resnet18
 from torchvision.models.resnet import BasicBlock
 
+from corrlib.device import autocast
 from corrlib.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -36,6 +37,11 @@ class Encoder(nn.Module):
         self.conv1, self.bn1, self.relu = trunk.conv1, trunk.bn1, trunk.relu
         self.maxpool, self.layer1 = trunk.maxpool, trunk.layer1
         self.layer2, self.layer3, self.layer4 = trunk.layer2, trunk.layer3, trunk.layer4
+
+    def encode(self, frames: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
+        """``forward`` in mixed ``precision``; the features are float32."""
+        with autocast(frames.device, precision):
+            return self(frames).float()
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         if frames.dim() != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
