@@ -21,7 +21,7 @@ from torch import nn
 from corrlib.affinity import full_affinity, normalise, restricted_affinity, transport
 from corrlib.bottleneck import Bottleneck
 from corrlib.colour import ColourQuantiser, rgb_to_lab
-from corrlib.cycle import round_trip, walk
+from corrlib.cycle import walk, ways_home
 from corrlib.encoders import make_encoder
 from corrlib.errors import InputError
 from corrlib.reconstruction import colour_loss, lab_loss, reduce_labels
@@ -46,6 +46,10 @@ class CorrFlowConfig:
         both_directions: learn from each clip played backwards too, by the same affinities.
         loss_stride: the colour loss is taken at 1/loss_stride of the frame's size.
         lab_weight: weight of the Lab regression beside the colour loss (the authors' is 0).
+        middle_weight: weight, within the cycle loss, of the frames that a walk passes between its
+            first and its last (the authors' is 0).
+        level_weight: weight of all the same losses taken on layer2's features too (the authors'
+            is 0).
     """
 
     encoder: str = "resnet18-stride4"
@@ -60,6 +64,8 @@ class CorrFlowConfig:
     both_directions: bool = False
     loss_stride: int = 1
     lab_weight: float = 0.0
+    middle_weight: float = 0.0
+    level_weight: float = 0.0
 
     @classmethod
     def of(cls, fields: dict) -> CorrFlowConfig:
@@ -72,7 +78,8 @@ class Losses(NamedTuple):
 
     Attributes:
         colour: L_sim, the reconstruction's -log p, summed over the steps of a clip.
-        cycle: L_cycle, the same of the labels that came home, summed over the turning points.
+        cycle: L_cycle, the same of the labels that came home, summed over the turning points,
+            and of those on their way as far as ``middle_weight`` says.
         lab: the Lab regression, summed over the steps.
     """
 
@@ -89,6 +96,14 @@ WITHOUT: dict[str, Callable[[CorrFlowConfig], CorrFlowConfig]] = {
     "cycle": lambda config: replace(config, cycle_weight=0.0),
 }
 """The rows of the ablation (Lai & Xie 2019, table 2): each makes a method that lacks one part."""
+
+WITH: dict[str, Callable[[CorrFlowConfig], CorrFlowConfig]] = {
+    "thin-encoder": lambda config: replace(config, encoder="resnet18-half-stride8-framenorm"),
+    "deep-encoder": lambda config: replace(config, encoder="resnet34-stride8-framenorm"),
+    "middle-losses": lambda config: replace(config, middle_weight=1.0),
+    "two-levels": lambda config: replace(config, level_weight=0.5),
+}
+"""The open questions of the course's lecture: each makes a method that differs in one part."""
 
 
 class CorrFlow(nn.Module):
@@ -119,9 +134,16 @@ class CorrFlow(nn.Module):
         self, frames: torch.Tensor, precision: torch.dtype = torch.float32
     ) -> torch.Tensor:
         """Frames ``(B, 3, H, W)`` in [0, 1] to float32 features ``(B, C, h, w)``."""
+        return self._compared(self.encoder.encode(self._seen(frames), precision))
+
+    def _seen(self, frames: torch.Tensor) -> torch.Tensor:
+        """What the encoder is shown of frames ``(B, 3, H, W)``."""
         if self.config.grey_input:
-            frames = (rgb_to_lab(frames)[:, :1] / 100).expand_as(frames)
-        features = self.encoder.encode(frames, precision)
+            return (rgb_to_lab(frames)[:, :1] / 100).expand_as(frames)
+        return frames
+
+    def _compared(self, features: torch.Tensor) -> torch.Tensor:
+        """Features as affinities compare them."""
         return normalise(features) if self.config.unit_features else features
 
     def affinity(self, reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -155,9 +177,28 @@ class CorrFlow(nn.Module):
                 f"{self.stride}, got {length} frame(s) of {height}x{width}"
             )
         config = self.config
-        seen = self.bottleneck(clips, generator)
-        features = self.features(seen.flatten(0, 1), precision).unflatten(0, (batch, length))
-        values, labels = self._colours(clips)
+        seen = self._seen(self.bottleneck(clips, generator).flatten(0, 1))
+        colours = self._colours(clips)
+
+        def copy(features: torch.Tensor) -> Losses:
+            features = self._compared(features).unflatten(0, (batch, length))
+            return self._copy(features, *colours, generator, share)
+
+        if not config.level_weight:
+            return copy(self.encoder.encode(seen, precision))
+        middle, last = map(copy, self.encoder.encode_levels(seen, precision))
+        return Losses(*(b + config.level_weight * a for a, b in zip(middle, last, strict=True)))
+
+    def _copy(
+        self,
+        features: torch.Tensor,
+        values: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator | None,
+        share: float,
+    ) -> Losses:
+        """The losses by ``features (B, T, C, h, w)``; ``values`` and ``labels`` of ``_colours``."""
+        config, length = self.config, features.shape[1]
 
         # A walk is an order of the frames; a clip and its mirror in time share all affinities.
         walks = [range(length)]
@@ -169,7 +210,7 @@ class CorrFlow(nn.Module):
             for maps in (values, labels)
         )
 
-        colour = cycle = regression = clips.new_zeros(())
+        colour = cycle = regression = features.new_zeros(())
         source, copies = values[0], []
         for t, affinity in enumerate(outward, start=1):
             copies.append(transport(source, affinity))
@@ -178,8 +219,13 @@ class CorrFlow(nn.Module):
             source = config.sampling.choose(values[t], copies[-1], share, generator)
         if config.cycle_weight:
             first = copies[0][:, :-3]  # copied from true colours in any case
-            for returned in round_trip([first, *walk(first, outward[1:])], homeward):
-                cycle = cycle + colour_loss(returned, labels[0])
+            walked = [first, *walk(first, outward[1:])]
+            for turn, way in enumerate(ways_home(walked, homeward), start=1):
+                cycle = cycle + colour_loss(way[-1], labels[0])
+                if config.middle_weight and turn > 1:  # frame 1 on the way out is in L_sim
+                    passed = [walked[turn - 1], *way[:-1]]
+                    for frame, found in zip(range(turn, 0, -1), passed, strict=True):
+                        cycle = cycle + config.middle_weight * colour_loss(found, labels[frame])
         total = colour + config.cycle_weight * cycle + config.lab_weight * regression
         return Losses(total, colour, cycle, regression)
 

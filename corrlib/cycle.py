@@ -23,10 +23,10 @@ def walk(values: torch.Tensor, affinities: Sequence[torch.Tensor]) -> list[torch
     return steps
 
 
-def round_trip(
+def ways_home(
     outward: Sequence[torch.Tensor], homeward: Sequence[torch.Tensor]
-) -> list[torch.Tensor]:
-    """Labels that went out and came home, once for every turning point.
+) -> list[list[torch.Tensor]]:
+    """Labels on their way home, for every turning point.
 
     Args:
         outward: labels ``(B, K, h, w)`` that walked to frame 1, 2, ... by their own copies; what
@@ -34,8 +34,14 @@ def round_trip(
         homeward: affinities back: ``homeward[t]`` copies frame t + 1 to frame t.
 
     Returns:
-        Labels back at frame 0 after turning at frame 1, at frame 2, ...
+        For those that turn at frame 1, at frame 2, ...: the labels at every frame they come to,
+        the one before the turning point first and frame 0 last.
     """
-    return [
-        walk(labels, homeward[: turn + 1][::-1])[-1] for turn, labels in enumerate(outward)
-    ]
+    return [walk(labels, homeward[: turn + 1][::-1]) for turn, labels in enumerate(outward)]
+
+
+def round_trip(
+    outward: Sequence[torch.Tensor], homeward: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Labels back at frame 0 after turning at frame 1, at frame 2, ...; see :func:`ways_home`."""
+    return [way[-1] for way in ways_home(outward, homeward)]

@@ -1,16 +1,17 @@
 """Encoders Φ: frames to features, one vector per cell.
 
-Both are ResNet-18 with its strides changed, so that a feature map keeps enough cells to match. All
+All are ResNets with their strides changed, so that a feature map keeps enough cells to match. The
 names in the state dicts are torchvision's, so ImageNet weights load where the shapes agree.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import ResNet, resnet18, resnet34
 from torchvision.models.resnet import BasicBlock
 
 from corrlib.device import autocast
@@ -29,11 +30,15 @@ class Encoder(nn.Module):
     stride: int
     channels: int
 
-    def __init__(self, norm_layer: type[nn.Module] | partial = nn.BatchNorm2d):
+    def __init__(
+        self,
+        norm_layer: type[nn.Module] | partial = nn.BatchNorm2d,
+        trunk: Callable[..., ResNet] = resnet18,
+    ):
         super().__init__()
         for name, value in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
-        trunk = resnet18(weights=None, norm_layer=norm_layer)
+        trunk = trunk(norm_layer=norm_layer)
         self.conv1, self.bn1, self.relu = trunk.conv1, trunk.bn1, trunk.relu
         self.maxpool, self.layer1 = trunk.maxpool, trunk.layer1
         self.layer2, self.layer3, self.layer4 = trunk.layer2, trunk.layer3, trunk.layer4
@@ -42,6 +47,15 @@ class Encoder(nn.Module):
         """``forward`` in mixed ``precision``; the features are float32."""
         with autocast(frames.device, precision):
             return self(frames).float()
+
+    def encode_levels(
+        self, frames: torch.Tensor, precision: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of layer2 and the last, on one grid, from one pass; as :meth:`encode` else."""
+        levels = []
+        with self.layer2.register_forward_hook(lambda _, inputs, output: levels.append(output)):
+            levels.append(self.encode(frames, precision))
+        return levels[0].float(), levels[1]
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         if frames.dim() != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
@@ -77,24 +91,49 @@ class ResNet18Stride8(Encoder):
     """ResNet-18 with layer3 (and layer4) at stride 1, cut after one of them; stride 8.
 
     ``last="layer3"`` gives 256 channels and is what later work matches with; ``last="layer4"``
-    gives 512.
+    gives 512. ``trunk`` is another ResNet of basic blocks.
     """
 
     stride = 8
 
     def __init__(
-        self, last: str = "layer3", norm_layer: type[nn.Module] | partial = nn.BatchNorm2d
+        self,
+        last: str = "layer3",
+        norm_layer: type[nn.Module] | partial = nn.BatchNorm2d,
+        trunk: Callable[..., ResNet] = resnet18,
     ):
-        super().__init__(norm_layer)
+        super().__init__(norm_layer, trunk)
         _remove_stride(self.layer3)
         if last == "layer3":
             self.layer4 = nn.Identity()
-            self.channels = 256
         elif last == "layer4":
             _remove_stride(self.layer4)
-            self.channels = 512
         else:
             raise InputError(f"expected last='layer3' or 'layer4', got {last!r}")
+        self.channels = getattr(self, last)[-1].conv2.out_channels
+
+
+def resnet18_half(norm_layer: type[nn.Module] | partial) -> ResNet:
+    """ResNet-18 with half as many channels in every layer, a quarter of the work."""
+    trunk = ResNet(BasicBlock, (2, 2, 2, 2), norm_layer=norm_layer)
+    trunk.conv1 = nn.Conv2d(3, 32, kernel_size=7, stride=2, padding=3, bias=False)
+    trunk.bn1 = norm_layer(32)
+    width = 32
+    for number, stride in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        wider = 32 * 2 ** (number - 1)
+        shortcut = None
+        if stride > 1:
+            shortcut = nn.Sequential(
+                nn.Conv2d(width, wider, kernel_size=1, stride=stride, bias=False),
+                norm_layer(wider),
+            )
+        layer = nn.Sequential(
+            BasicBlock(width, wider, stride, shortcut, norm_layer=norm_layer),
+            BasicBlock(wider, wider, norm_layer=norm_layer),
+        )
+        setattr(trunk, f"layer{number}", layer)
+        width = wider
+    return trunk
 
 
 FRAME_NORM = partial(nn.InstanceNorm2d, affine=True)
@@ -109,6 +148,10 @@ ENCODERS = {
     "resnet18-stride8": ResNet18Stride8,
     "resnet18-stride8-layer4": partial(ResNet18Stride8, "layer4"),
     "resnet18-stride8-framenorm": partial(ResNet18Stride8, norm_layer=FRAME_NORM),
+    "resnet18-half-stride8-framenorm": partial(
+        ResNet18Stride8, norm_layer=FRAME_NORM, trunk=resnet18_half
+    ),
+    "resnet34-stride8-framenorm": partial(ResNet18Stride8, norm_layer=FRAME_NORM, trunk=resnet34),
 }
 
 

@@ -10,7 +10,8 @@ import torch
 
 from corrlib.affinity import normalise, transport
 from corrlib.colour import ColourQuantiser, rgb_to_lab
-from corrlib.corrflow import WITHOUT, CorrFlow, CorrFlowConfig
+from corrlib.corrflow import WITH, WITHOUT, CorrFlow, CorrFlowConfig
+from corrlib.encoders import make_encoder
 from corrlib.errors import InputError
 from corrlib.recipes import PROFILES
 from corrlib.reconstruction import colour_loss, reduce_labels
@@ -181,3 +182,58 @@ def test_clips_that_do_not_divide_into_cells_or_have_one_frame_are_errors(genera
         model(generator).loss(torch.rand(1, 1, 3, 32, 32))
     with pytest.raises(InputError, match="multiples of 8"):
         model(generator).loss(torch.rand(1, 2, 3, 30, 32))
+
+
+def test_middle_losses_ask_the_cycle_at_every_frame_it_passes(generator):
+    """Of three frames: on frame 2, where the longer walk turns, and on frame 1 on its way home."""
+    made = model(generator, sampling=ScheduledSampling(1.0, 1.0))
+    clips = torch.rand(1, 3, 3, 32, 40, generator=generator)
+    plain = made.loss(clips)
+    made.config = replace(made.config, middle_weight=0.5)
+    f = [made.features(clips[:, t]) for t in range(3)]
+    labels = [made.quantiser(rgb_to_lab(clips[:, t])) for t in range(3)]
+    values = reduce_labels(made.quantiser.one_hot(labels[0]), made.stride)
+    added = 0.0
+    for reference, target in ((0, 1), (1, 2), (2, 1)):
+        values = transport(values, made.affinity(f[reference], f[target]))
+        if reference:
+            added = added + colour_loss(values, labels[target])
+    torch.testing.assert_close(made.loss(clips).cycle, plain.cycle + 0.5 * added)
+    torch.testing.assert_close(made.loss(clips).colour, plain.colour)
+
+
+def test_two_levels_add_the_same_losses_on_layer_2(generator):
+    made = model(generator, lab_weight=0.3, unit_features=True, temperature=0.1)
+    clips = torch.rand(2, 3, 3, 32, 40, generator=generator)
+    last = made.loss(clips, torch.Generator().manual_seed(1))
+    made.config = replace(made.config, level_weight=0.25)
+    both = made.loss(clips, torch.Generator().manual_seed(1))
+    made.encoder.layer3 = torch.nn.Identity()
+    made.config = replace(made.config, level_weight=0.0)
+    middle = made.loss(clips, torch.Generator().manual_seed(1))
+    for name in both._fields:
+        expected = getattr(last, name) + 0.25 * getattr(middle, name)
+        torch.testing.assert_close(getattr(both, name), expected)
+
+
+def test_two_levels_encode_each_frame_once_and_leave_no_hook(generator):
+    made = model(generator, level_weight=0.5)
+    encoded = []
+    made.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
+    made.loss(torch.rand(2, 3, 3, 32, 32, generator=generator), generator)
+    assert encoded == [6] and not made.encoder.layer2._forward_hooks
+
+
+def test_each_open_question_changes_one_part():
+    full = CorrFlowConfig()
+    for name, change in WITH.items():
+        different = [
+            field for field in vars(full) if vars(full)[field] != vars(change(full))[field]
+        ]
+        assert len(different) == 1, name
+    thin, deep = (WITH[name](full) for name in ("thin-encoder", "deep-encoder"))
+    sizes = [
+        sum(p.numel() for p in make_encoder(config.encoder, torch.Generator()).parameters())
+        for config in (thin, PROFILES["laptop"].model, deep)
+    ]
+    assert sizes[0] * 3.9 < sizes[1] < sizes[2] / 2

@@ -16,6 +16,11 @@ EXPECTED = {
     "resnet18-stride8": (8, 256),
     "resnet18-stride8-layer4": (8, 512),
 }
+OTHERS = {
+    "resnet18-stride8-framenorm": (8, 256),
+    "resnet18-half-stride8-framenorm": (8, 128),
+    "resnet34-stride8-framenorm": (8, 256),
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +28,10 @@ def encoders():
     return {name: make_encoder(name, torch.Generator().manual_seed(0)).eval() for name in ENCODERS}
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", EXPECTED | OTHERS)
 @pytest.mark.parametrize("size", [(64, 48), (65, 47), (33, 71)])
 def test_shape_for_any_size(name, size, encoders, generator):
-    stride, channels = EXPECTED[name]
+    stride, channels = (EXPECTED | OTHERS)[name]
     encoder = encoders[name]
     assert (encoder.stride, encoder.channels) == (stride, channels)
     with torch.no_grad():
@@ -123,3 +128,22 @@ def test_other_frames_are_refused(frames, encoders):
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="resnet18-stride4.*got 'vgg'"):
         make_encoder("vgg", torch.Generator())
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_two_levels_come_from_one_pass_and_lie_on_one_grid(name, encoders, generator):
+    encoder = encoders[name]
+    frames = torch.rand(1, 3, 40, 56, generator=generator)
+    with torch.no_grad():
+        middle, last = encoder.encode_levels(frames, torch.float32)
+        torch.testing.assert_close(last, encoder(frames))
+    assert middle.shape[2:] == last.shape[2:]
+    assert middle.shape[1] == encoder.layer2[-1].conv2.out_channels
+
+
+def test_half_an_encoder_has_half_the_channels_and_the_same_layers(encoders):
+    whole = encoders["resnet18-stride8-framenorm"].state_dict()
+    half = encoders["resnet18-half-stride8-framenorm"].state_dict()
+    assert half.keys() == whole.keys()
+    for name, value in half.items():
+        assert value.shape[0] * 2 == whole[name].shape[0], name
