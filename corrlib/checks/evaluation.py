@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,20 +11,23 @@ import torch.nn.functional as F
 
 from corrlib import metrics, pck
 from corrlib.affinity_reference import shift
-from corrlib.checks import Check, Mistake
+from corrlib.checks import Check, Mistake, start
 
 # -- region similarity --
 
 
-def jaccard(prediction: torch.Tensor, truth: torch.Tensor, objects: int) -> torch.Tensor:
-    """J of each object in each frame: ids ``(T, H, W)`` twice -> ``(objects, T)`` in 0..1."""
-    pairs = list(zip(prediction, truth, strict=True))
-    return torch.tensor(
-        [
-            [metrics.region_similarity(p == number, t == number) for p, t in pairs]
-            for number in range(1, objects + 1)
-        ]
-    )
+def of_each_object(overlap: Callable) -> Callable:
+    """What compares bool masks ``(T, H, W)``, as a function of ids and the number of objects."""
+
+    def lifted(prediction: torch.Tensor, truth: torch.Tensor, objects: int) -> torch.Tensor:
+        numbers = range(1, objects + 1)
+        return torch.stack([overlap(prediction == number, truth == number) for number in numbers])
+
+    return lifted
+
+
+jaccard = of_each_object(start.jaccard)
+"""J of each object in each frame: ids ``(T, H, W)`` twice -> ``(objects, T)`` in 0..1."""
 
 
 def _ids(generator: torch.Generator, frames: int, height: int, width: int, objects: int):
@@ -43,42 +47,14 @@ def _id_cases(generator: torch.Generator) -> list[tuple]:
     return cases
 
 
-def _counts(
-    prediction: torch.Tensor, truth: torch.Tensor, objects: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pixels of intersection, prediction and truth, ``(objects, T)`` each."""
-    ids = torch.arange(1, objects + 1).view(-1, 1, 1, 1)
-    p, t = prediction == ids, truth == ids
-    return tuple(maps.sum(dim=(2, 3)) for maps in (p & t, p, t))
-
-
-def _dice(prediction, truth, objects):
-    both, p, t = _counts(prediction, truth, objects)
-    return torch.where(p + t == 0, 1.0, 2 * both / (p + t).clamp(min=1))
-
-
-def _sum_of_areas(prediction, truth, objects):
-    both, p, t = _counts(prediction, truth, objects)
-    return torch.where(p + t == 0, 1.0, both / (p + t).clamp(min=1))
-
-
-def _empty_is_zero(prediction, truth, objects):
-    both, p, t = _counts(prediction, truth, objects)
-    return both / (p + t - both).clamp(min=1)
-
-
-def _accuracy(prediction, truth, objects):
-    ids = torch.arange(1, objects + 1).view(-1, 1, 1, 1)
-    return ((prediction == ids) == (truth == ids)).float().mean(dim=(2, 3))
-
-
 def _any_object(prediction, truth, objects):
     return jaccard(prediction > 0, truth > 0, 1).expand(objects, -1).clone()
 
 
-def _recall_of_pixels(prediction, truth, objects):
-    both, _, t = _counts(prediction, truth, objects)
-    return torch.where(t == 0, 1.0, both / t.clamp(min=1))
+def _recall_of_pixels(prediction, truth):
+    area = truth.sum(dim=(1, 2))
+    found = (prediction & truth).sum(dim=(1, 2))
+    return torch.where(area == 0, 1.0, found / area.clamp(min=1))
 
 
 def _background_too(prediction, truth, objects):
@@ -91,24 +67,7 @@ region_similarity = Check(
     solution=jaccard,
     cases=_id_cases,
     mistakes=(
-        Mistake(
-            "that is twice the overlap over the two areas added up (Dice); J divides the overlap "
-            "by the union, in which shared pixels count once",
-            _dice,
-        ),
-        Mistake(
-            "the two areas added up count shared pixels twice; the union counts them once",
-            _sum_of_areas,
-        ),
-        Mistake(
-            "where an object is in neither mask both agree that it is not there: J is 1, not 0",
-            _empty_is_zero,
-        ),
-        Mistake(
-            "that is the share of pixels on which the masks agree; most of them are background, "
-            "which J leaves out",
-            _accuracy,
-        ),
+        *(Mistake(hint, of_each_object(wrong)) for hint, wrong in start.OVERLAP_MISTAKES),
         Mistake(
             "all objects are taken as one; compare `prediction == number` with `truth == number`",
             _any_object,
@@ -116,7 +75,7 @@ region_similarity = Check(
         Mistake(
             "that is the share of the true object that was found; painting everything would earn "
             "1. Divide by the union",
-            _recall_of_pixels,
+            of_each_object(_recall_of_pixels),
         ),
         Mistake(
             "objects are numbered from 1: 0 is the background, which is not scored", _background_too

@@ -101,30 +101,32 @@ def _mixed_channels(
     return labels.flatten()[distance.argmin(dim=1)].view(target.shape[1:])
 
 
+OVERLAP_MISTAKES = (
+    Mistake(
+        "that is twice the overlap over the two areas added up (Dice); J divides the overlap "
+        "by the union, in which shared pixels count once",
+        _dice,
+    ),
+    Mistake(
+        "the two areas added up count shared pixels twice; the union counts them once",
+        _sum_of_areas,
+    ),
+    Mistake(
+        "that is the share of pixels on which the masks agree; most of them are background, "
+        "which J leaves out",
+        _accuracy,
+    ),
+    Mistake(
+        "where both masks are empty they agree that nothing is there: J is 1, not 0",
+        _empty_is_zero,
+    ),
+)
+
 region_overlap = Check(
     name="region_overlap",
     solution=jaccard,
     cases=_mask_cases,
-    mistakes=(
-        Mistake(
-            "that is twice the overlap over the two areas added up (Dice); J divides the overlap "
-            "by the union, in which shared pixels count once",
-            _dice,
-        ),
-        Mistake(
-            "the two areas added up count shared pixels twice; the union counts them once",
-            _sum_of_areas,
-        ),
-        Mistake(
-            "that is the share of pixels on which the masks agree; most of them are background, "
-            "which J leaves out",
-            _accuracy,
-        ),
-        Mistake(
-            "two empty masks agree perfectly: J is 1 there, not 0",
-            _empty_is_zero,
-        ),
-    ),
+    mistakes=OVERLAP_MISTAKES,
 )
 
 nearest_colour = Check(
