@@ -422,11 +422,9 @@ def test_dino_maps_every_weight():
 # Video colorization
 
 
-def test_video_colorization_asks_for_its_weights():
-    if (baselines.colorization.RELEASED).is_file():
-        pytest.skip("its weights are released")
+def test_video_colorization_asks_for_its_weights(tmp_path):
     with pytest.raises(InputError, match="video colorization needs"):
-        baselines.build_baseline("video-colorization")
+        baselines.video_colorization(tmp_path / "none.safetensors")
 
 
 def test_video_colorization_copies_through_the_whole_frame(tmp_path, generator):
@@ -440,6 +438,8 @@ def test_video_colorization_copies_through_the_whole_frame(tmp_path, generator):
     settings = baselines.COLORIZATION
     assert settings.radius is None and settings.topk is None and not settings.first
     assert settings.temperature is None and settings.short_side == 256
+    assert method.keywords["config"] == settings
+    assert method.keywords["extractor"].temperature == 0.25  # half of what it was trained with
 
 
 # The registry

@@ -157,6 +157,20 @@ def test_features_follow_the_configuration(generator):
     torch.testing.assert_close(normalise(unit), unit)
 
 
+def test_grey_input_sees_lightness_and_nothing_else(generator):
+    grey = (0.1 + 0.5 * torch.rand(1, 1, 32, 40, generator=generator)).expand(1, 3, 32, 40)
+    tint, low, high = torch.tensor([1.0, 0.7, 0.4]).view(3, 1, 1), torch.zeros(()), torch.ones(())
+    for _ in range(30):  # search the tinted colours of the same lightness
+        middle = (low + high) / 2 + torch.zeros(1, 1, 32, 40)
+        darker = rgb_to_lab(middle * tint)[:, :1] < rgb_to_lab(grey)[:, :1]
+        low, high = torch.where(darker, middle, low), torch.where(darker, high, middle)
+    with torch.no_grad():
+        for grey_input in (True, False):
+            made = model(generator, grey_input=grey_input, unit_features=True)
+            difference = (made.features(grey) - made.features(low * tint)).abs().max()
+            assert (difference < 1e-3) == grey_input
+
+
 def test_the_defaults_are_the_published_model(generator):
     config = CorrFlowConfig()
     assert (config.encoder, config.radius, config.dropout, config.jitter) == (

@@ -3,11 +3,13 @@
 What the lectures' tables call video colorization differs from CorrFlow in three things: frames
 come in grey, nothing is hidden at random, and attention is over whole frames. So it is our model
 without a bottleneck, restriction, scheduled sampling or cycle, trained on grey frames; inference
-copies from the three latest frames through the softmax over all of their cells, at 256 pixels.
+copies from the three latest frames through the softmax over all of their cells, at 256 pixels and
+half of the temperature of training.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +30,11 @@ COLORIZATION = PropagationConfig(
     unit_features=None,
     short_side=256,
 )
-"""Its inference: the softmax as trained, over the whole of the three latest frames."""
+"""Its inference, over the whole of the three latest frames; the temperature is the extractor's."""
+
+SHARPENING = 0.5
+"""Of the temperature, for tracking (the paper's is 1 in training and 0.5 after). A softmax over all
+cells gives each of thousands of wrong ones a little, and that adds up from frame to frame."""
 
 RELEASED = WEIGHTS / "video-colorization.safetensors"
 
@@ -48,4 +54,5 @@ def video_colorization(
     except InputError as error:
         raise InputError(f"video colorization needs weights of its own: {error}") from error
     extractor = trained(model.to(device), precision)
+    extractor = replace(extractor, temperature=SHARPENING * extractor.temperature)
     return partial(propagate_mask, extractor=extractor, config=COLORIZATION, device=device)
