@@ -14,7 +14,7 @@ from pathlib import Path
 
 from corrlib.errors import InputError
 from corrlib.frames import FrameCache
-from corrlib.recipes import CRW_PROFILES, PROFILES, TrainingConfig
+from corrlib.recipes import RECIPES, TrainingConfig
 from corrlib.training import Record, Trainer
 from corrlib.weights import Method, MethodConfig, method_name
 
@@ -24,8 +24,8 @@ LEARNING_RATE = 1e-4
 
 def adaptation_recipe(model: MethodConfig, seed: int = 0) -> TrainingConfig:
     """How weights of a model are adapted: as the laptop recipe trains, with a lower rate."""
-    profiles = {"corrflow": PROFILES, "crw": CRW_PROFILES}[method_name(model)]
-    return replace(profiles["laptop"], model=model, learning_rate=LEARNING_RATE, seed=seed)
+    recipe = RECIPES[method_name(model)]["laptop"]
+    return replace(recipe, model=model, learning_rate=LEARNING_RATE, seed=seed)
 
 
 def adapt(

@@ -100,6 +100,13 @@ class ColourQuantiser(nn.Module):
             centroids = torch.where(size[:, None] > 0, mean, centroids)
         return cls(centroids[torch.atan2(centroids[:, 1], centroids[:, 0]).argsort()])
 
+    @classmethod
+    def of_frames(cls, frames: torch.Tensor, generator: torch.Generator) -> ColourQuantiser:
+        """Fit the colours of 256 pixels, the same ones, of each of the frames ``(N, 3, H, W)``."""
+        ab = rgb_to_lab(frames).flatten(2)[:, 1:]  # (N, 2, H·W)
+        chosen = torch.randint(ab.shape[2], (256,), generator=generator)
+        return cls.fit(ab[:, :, chosen].transpose(1, 2).reshape(-1, 2), generator)
+
     def forward(self, lab: torch.Tensor) -> torch.Tensor:
         """Lab images ``(B, 3, H, W)`` to the index of the nearest centroid, ``(B, H, W)`` int64."""
         _check_channels(lab, 3)

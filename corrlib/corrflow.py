@@ -124,11 +124,7 @@ class CorrFlow(nn.Module):
 
     def prepare(self, frames: torch.Tensor, generator: torch.Generator) -> None:
         """Find the colour words in frames ``(N, 3, H, W)`` in [0, 1], before training begins."""
-        ab = rgb_to_lab(frames).flatten(2)[:, 1:]  # (N, 2, H·W)
-        chosen = torch.randint(ab.shape[2], (256,), generator=generator)
-        self.quantiser = ColourQuantiser.fit(
-            ab[:, :, chosen].transpose(1, 2).reshape(-1, 2), generator
-        )
+        self.quantiser = ColourQuantiser.of_frames(frames, generator)
 
     def features(
         self, frames: torch.Tensor, precision: torch.dtype = torch.float32

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from corrlib import corrflow, joint
 from corrlib.clip_sampler import ClipConfig
+from corrlib.colour_autoencoder import AutoencoderConfig
 from corrlib.corrflow import CorrFlowConfig
 from corrlib.crw import CRWConfig
+from corrlib.joint import JointConfig
 from corrlib.sampling import ScheduledSampling
 
 
@@ -28,7 +32,7 @@ class TrainingConfig:
         seed: of everything.
     """
 
-    model: CorrFlowConfig | CRWConfig = CorrFlowConfig()
+    model: CorrFlowConfig | CRWConfig | AutoencoderConfig | JointConfig = CorrFlowConfig()
     clips: ClipConfig = ClipConfig(length=3, gap=(1, 1), fps=6)
     batch: int = 6
     optimiser: str = "adam"
@@ -94,3 +98,66 @@ CRW_PROFILES = {
     "fast": replace(_WALK, clips=replace(_WALK.clips, size=64), steps=4),
 }
 """The palindrome walk on the same data, for about as long."""
+
+_COLOURS = replace(
+    _LAPTOP,
+    model=AutoencoderConfig(width=32),
+    clips=ClipConfig(length=1, crop=0.6, flip=0.5),
+    batch=2,
+    learning_rate=2e-4,
+)
+
+AUTOENCODER_PROFILES = {
+    "laptop": _COLOURS,
+    "gpu": replace(_COLOURS, batch=64, steps=20_000),
+    "fast": replace(_COLOURS, clips=replace(_COLOURS.clips, size=64), batch=2, steps=4),
+}
+"""The colour auto-encoder, on single frames of the videos; the authors take images of COCO."""
+
+_JOINT = replace(
+    _LAPTOP,
+    model=JointConfig(
+        encoder="resnet18-stride8-framenorm",
+        unit_features=True,
+        temperature=0.07,
+        patch=128,
+        concentration="piecewise",
+        autoencoder=AUTOENCODER_PROFILES["laptop"].model,
+    ),
+    clips=replace(_LAPTOP.clips, length=2),
+    batch=6,
+)
+
+JOINT_PROFILES = {
+    "published": TrainingConfig(
+        model=JointConfig(),
+        clips=ClipConfig(length=2, gap=(1, 50), size=640, flip=0.5),
+        batch=8,
+        learning_rate=1e-4,
+        halve_at=(),
+    ),
+    "laptop": _JOINT,
+    "gpu": replace(_JOINT, batch=32, learning_rate=1e-3, steps=20_000),
+    "fast": replace(
+        _JOINT,
+        model=replace(_JOINT.model, patch=32),
+        clips=replace(_JOINT.clips, size=64),
+        batch=2,
+        steps=4,
+    ),
+}
+"""The joint-task model. The authors' learning rate falls as (1 - share)^0.9, here linearly.
+
+``laptop`` has the paper's piecewise concentration: a right match costs nothing by it, where the
+windowed form asks even that one to shrink, which slows a short training down."""
+
+RECIPES: dict[str, dict[str, TrainingConfig]] = {
+    "corrflow": PROFILES,
+    "crw": CRW_PROFILES,
+    "colour-autoencoder": AUTOENCODER_PROFILES,
+    "joint": JOINT_PROFILES,
+}
+"""The recipes of every method, by its name in :data:`corrlib.weights.METHODS`."""
+
+ABLATIONS: dict[str, dict[str, Callable]] = {"corrflow": corrflow.WITHOUT, "joint": joint.WITHOUT}
+"""What methods can be trained without: functions from configuration to configuration."""

@@ -10,18 +10,25 @@ import safetensors
 import safetensors.torch
 import torch
 
+from corrlib.colour_autoencoder import AutoencoderConfig, ColourAutoencoder
 from corrlib.corrflow import CorrFlow, CorrFlowConfig
 from corrlib.crw import CRW, CRWConfig
 from corrlib.errors import InputError
 from corrlib.files import atomic_path
+from corrlib.joint import Joint, JointConfig
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "weights"
 
-Method = CorrFlow | CRW
+Method = CorrFlow | CRW | ColourAutoencoder | Joint
 """Anything that is trained: a module with ``Config``, ``Losses``, ``prepare``, ``features`` and
 ``loss``."""
-MethodConfig = CorrFlowConfig | CRWConfig
-METHODS: dict[str, type[Method]] = {"corrflow": CorrFlow, "crw": CRW}
+MethodConfig = CorrFlowConfig | CRWConfig | AutoencoderConfig | JointConfig
+METHODS: dict[str, type[Method]] = {
+    "corrflow": CorrFlow,
+    "crw": CRW,
+    "colour-autoencoder": ColourAutoencoder,
+    "joint": Joint,
+}
 
 
 def method_name(config: MethodConfig) -> str:

@@ -25,6 +25,7 @@ def small(monkeypatch):
         names = ("FRAMES" if module is metric else "REFERENCES", "HEIGHT", "WIDTH")
         for name, value in zip(names, size, strict=True):
             monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(propagate, "SMALL", 1.0)
 
 
 @pytest.mark.parametrize("run", ["affinity", "metric", "propagate"])
@@ -125,6 +126,11 @@ def test_figures_of_propagation_have_the_agreed_names(small):
     assert figures["agreement"] >= 0.999 and figures["bf16"]["agreement"] > 0.97
     assert figures["memory_bytes"] > figures["bf16"]["memory_bytes"]
     assert sum("faster than the reference" in line for line in lines) == 2
+    assert sum("faster than in whole frames" in line for line in lines) == 1
+    assert figures["tracking"]["ratio"] > 0
+    for part in ("seconds_per_frame", "J&F"):
+        assert set(figures["tracking"][part]) == {"whole frame", "tracking"}
+        assert all(0 < value for value in figures["tracking"][part].values())
     json.dumps(figures)
 
 
@@ -155,5 +161,7 @@ def test_the_clip_moves_and_shows_every_object():
     assert frames.shape == (5, 3, 60, 90) and masks.shape == (5, 60, 90)
     assert set(masks[0].unique().tolist()) == set(masks[-1].unique().tolist()) == {0, 1, 2, 3}
     assert (masks[0] != masks[-1]).any() and (frames[0] != frames[1]).any()
+    small = moving_ellipses(5, 60, 90, 3, scale=0.5)[1]
+    assert 0 < small.count_nonzero() < 0.4 * masks.count_nonzero()
     again = moving_ellipses(5, 60, 90, 3)
     assert torch.equal(again[0], frames) and torch.equal(again[1], masks)

@@ -34,6 +34,18 @@ def test_evaluate_writes_figures_that_score_reads_back(box, tmp_path, capsys):
     assert "mean of 2" in capsys.readouterr().out
 
 
+def test_evaluate_with_tracking(box, tmp_path, capsys):
+    figures, root = tmp_path / "f.json", ("--root", box / "davis", "--sequences", "one")
+    assert run("evaluate", "davis", *root, "--track", "--json", figures, *FAST) == 0
+    settings = json.loads(figures.read_text())["settings"]
+    assert settings["track"] is True and "--track" in settings["command"]
+    line = refused(capsys, "evaluate", "davis", *root, "--track", "--baseline", "identity")
+    assert "--track goes with features" in line
+    for data_set in ("jhmdb", "vip", "points"):
+        line = refused(capsys, "evaluate", data_set, "--root", tmp_path, "--track")
+        assert "--track" in line
+
+
 def test_evaluate_resumes_where_it_stopped(box, tmp_path, capsys):
     davis, masks = box / "davis", tmp_path / "masks"
     common = ("evaluate", "davis", "--root", davis, "--baseline", "identity", "--masks-out", masks)

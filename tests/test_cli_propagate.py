@@ -70,6 +70,15 @@ def test_an_object_may_be_given_on_a_later_frame(box, tmp_path):
     assert not any(found[:2]) and all(found[2:4])
 
 
+def test_with_tracking(box, tmp_path):
+    masks, figures = tmp_path / "masks", tmp_path / "f.json"
+    arguments = ("--mask", box / "mask.png", "--out", tmp_path / "o.mp4", "--masks-out", masks)
+    arguments += ("--json", figures, "--track")
+    assert run("propagate", box / "video.mp4", *arguments, *FAST) == 0
+    assert all(read_mask(file).any() for file in masks.iterdir())
+    assert json.loads(figures.read_text())["settings"]["track"] is True
+
+
 def bad_propagations(box: Path, folder: Path) -> dict[str, tuple[tuple, str]]:
     mask, video = box / "mask.png", box / "video.mp4"
     (folder / "text.mp4").write_text("this is not a video\n" * 50)
@@ -91,6 +100,12 @@ def bad_propagations(box: Path, folder: Path) -> dict[str, tuple[tuple, str]]:
         "no such mask": ((video, "--mask", folder / "no.png"), "no.png"),
         "later without a frame": ((video, "--mask", mask, "--later", mask), "FRAME=PNG"),
         "later without a mask": ((video, "--points", mask, "--later", "2=x.png"), "with --mask"),
+        "tracking of points": ((video, "--points", mask, "--track"), "with --mask"),
+        "tracking and later": ((video, "--mask", mask, "--track", "--later", "2=x.png"), "--later"),
+        "tracking without features": (
+            (video, "--mask", mask, "--track", "--baseline", "identity"),
+            "identity",
+        ),
         "radius 0": ((video, "--mask", mask, "--radius", 0), "radius"),
         "radius -1": ((video, "--mask", mask, "--radius", -1), "radius"),
         "top 0": ((video, "--mask", mask, "--topk", 0), "topk"),
@@ -115,6 +130,9 @@ NAMES = [
     "no such mask",
     "later without a frame",
     "later without a mask",
+    "tracking of points",
+    "tracking and later",
+    "tracking without features",
     "radius 0",
     "radius -1",
     "top 0",
@@ -137,7 +155,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(name, box, tmp_path, capsys):
     assert set(cases) == set(NAMES)
     arguments, says = cases[name]
     out = ("--out", tmp_path / "out" / "o.mp4", "--json", tmp_path / "out" / "f.json")
-    line = refused(capsys, "propagate", *arguments, *out, "--baseline", "colour-patch")
+    features = () if "--baseline" in arguments else ("--baseline", "colour-patch")
+    line = refused(capsys, "propagate", *arguments, *out, *features)
     assert says in line
     assert not list((tmp_path / "out").iterdir())
 

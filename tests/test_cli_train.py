@@ -9,6 +9,9 @@ import pytest
 import torch
 from commands import make_box, refused, run
 
+from corrlib import weights
+from corrlib.cli.train import METHODS
+from corrlib.recipes import ABLATIONS, RECIPES
 from corrlib.weights import load_weights
 
 
@@ -69,3 +72,39 @@ def test_train_refuses_folders_without_video(tmp_path, capsys):
     for data in (tmp_path / "empty", tmp_path / "missing"):
         assert data.name in refused(capsys, "train", "corrflow", "--data", data, *arguments)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_joint_model_learns_with_the_codes_of_an_autoencoder(box, tmp_path, capsys):
+    common = ("--data", box / "video.mp4", "--profile", "fast", "--device", "cpu")
+    common += ("--precision", "fp32", "--cache", tmp_path / "cache")
+    colours, out = tmp_path / "colours", tmp_path / "joint"
+    assert run("train", "colour-autoencoder", *common, "--out", colours) == 0
+    codes = ("--autoencoder", colours / "weights.safetensors")
+    train = ("train", "joint", *common, "--steps", 1)
+    assert run(*train, "--out", out, *codes) == 0
+    autoencoder, joint = (load_weights(path / "weights.safetensors") for path in (colours, out))
+    for name, value in autoencoder.state_dict().items():
+        assert torch.equal(joint.colours.autoencoder.state_dict()[name], value)
+    assert joint.config.autoencoder == autoencoder.config
+    weights = ("--from", out / "weights.safetensors")
+    third = ("--out", tmp_path / "third")
+    assert "--autoencoder" in refused(capsys, *train, *third, *codes, *weights)
+    assert "joint" in refused(capsys, *train, *third, "--autoencoder", weights[1])
+    assert not third[1].exists()
+
+
+def test_parts_are_left_out_by_name(box, tmp_path):
+    out, parts = tmp_path / "run", ("localisation", "concentration", "orthogonal", "autoencoder")
+    without = [argument for part in parts for argument in ("--without", part)]
+    common = ("--data", box / "video.mp4", "--profile", "fast", "--device", "cpu", "--steps", 1)
+    assert run("train", "joint", *common, "--out", out, *without) == 0
+    config = load_weights(out / "weights.safetensors").config
+    assert config.autoencoder is None and not config.localisation
+    assert config.concentration_weight == config.coordinate_cycle_weight == 0
+
+
+def test_help_names_every_method_profile_and_part():
+    assert METHODS.keys() == RECIPES.keys() == weights.METHODS.keys()
+    for name, method in METHODS.items():
+        assert set(method.profiles) == set(RECIPES[name])
+        assert set(method.without) == set(ABLATIONS.get(name, ()))

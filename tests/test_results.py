@@ -17,10 +17,13 @@ from corrlib.metrics import SequenceScore, summarise
 from corrlib.results import (
     DAVIS_2016,
     NOT_RUN,
+    PUBLISHED_ABLATION,
+    PUBLISHED_ADAPTATION,
     RESULTS_FOLDER,
     ROWS,
     command_line,
     format_table,
+    read_adaptation,
     read_published,
     read_results,
 )
@@ -99,7 +102,7 @@ def test_published_figures_are_those_of_the_papers():
     assert found["identity"] == (22.1, 23.6)
     assert found["uvc"] == (56.3, 59.2)
     assert found["osvos"] == (56.6, 63.9)
-    without = {row["key"]: row["J"] for row in tables["davis-2017-val, CorrFlow without"]}
+    without = {row["key"]: row["J"] for row in tables[PUBLISHED_ABLATION]}
     assert without == {
         "full": 47.7,
         "dropout": 40.5,
@@ -107,6 +110,11 @@ def test_published_figures_are_those_of_the_papers():
         "sampling": 40.2,
         "cycle": 41.0,
     }
+    adapted = {row["key"]: (row["J before"], row["J"]) for row in tables[PUBLISHED_ADAPTATION]}
+    assert len(adapted) == 8
+    assert adapted["dog"] == (58.0, 76.1)
+    assert adapted["drift-chicane"] == (3.9, 27.8)
+    assert adapted["paragliding-launch"] == (32.4, 42.8)
     for table in tables.values():
         if isinstance(table, list):
             assert all(row["source"] in tables["sources"] for row in table)
@@ -202,6 +210,43 @@ def test_the_inference_of_matched_features_is_told_from_the_settings(folder):
     assert rows["identity"].inference is None
     assert rows["crw"].inference is None
     assert rows["corrflow"].inference == {"references": 4, "radius": 12, "topk": 10}
+
+
+# -- adaptation ----------------------------------------------------------------------------------
+
+
+def test_j_before_and_after_is_read_and_may_be_absent(folder):
+    assert read_adaptation(folder) is None
+    sequences = {"dog": {"before": 0.5, "after": 0.75}, "goat": {"before": 1, "after": 0}}
+    content = json.dumps({"minutes": 2, "sequences": sequences})
+    (folder / "adaptation.json").write_text(content, encoding="utf-8")
+    read = read_adaptation(folder)
+    assert read.minutes == 2
+    assert read.before == {"dog": 0.5, "goat": 1} and read.after == {"dog": 0.75, "goat": 0}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"minutes": 2, "sequences": {}}',
+        '{"minutes": 0, "sequences": {"dog": {"before": 0, "after": 1}}}',
+        '{"minutes": NaN, "sequences": {"dog": {"before": 0, "after": 1}}}',
+        '{"minutes": "x", "sequences": {"dog": {"before": 0, "after": 1}}}',
+        '{"minutes": 2, "sequences": {"dog": {"before": 0}}}',
+        '{"minutes": 2, "sequences": {"dog": {"before": 0, "after": 76.1}}}',
+        '{"minutes": 2, "sequences": {"dog": {"before": NaN, "after": 0}}}',
+        '{"minutes": 2, "sequences": {"dog": [0, 1]}}',
+        '{"minutes": 2, "sequences": ["dog"]}',
+    ],
+)
+def test_a_damaged_adaptation(folder, content):
+    (folder / "adaptation.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="adaptation.json") as caught:
+        read_adaptation(folder)
+    assert "\n" not in str(caught.value)
 
 
 # -- bad input -----------------------------------------------------------------------------------

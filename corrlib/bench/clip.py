@@ -9,12 +9,13 @@ import torch.nn.functional as F
 
 
 def moving_ellipses(
-    frames: int, height: int, width: int, objects: int, seed: int = 0
+    frames: int, height: int, width: int, objects: int, seed: int = 0, scale: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames ``(T, 3, H, W)`` and masks ``(T, H, W)``, both uint8.
 
     Each object circles around a place of its own, one turn in 40 frames, and passes the border or
-    another object on its way; the ground drifts.
+    another object on its way; the ground drifts. ``scale`` makes the objects smaller, and their
+    circles not.
     """
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(height, dtype=torch.float32)[:, None]
@@ -30,7 +31,8 @@ def moving_ellipses(
             angle = 2 * math.pi * (index / 40 + number / 5)
             dy, dx = round(0.2 * height * math.sin(angle)), round(0.2 * width * math.cos(angle))
             cy, cx = centre[0] * height + dy, centre[1] * width + dx
-            inside = ((y - cy) / (0.16 * height)) ** 2 + ((x - cx) / (0.11 * width)) ** 2 < 1
+            ry, rx = 0.16 * scale * height, 0.11 * scale * width
+            inside = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
             picture = torch.where(inside, texture.roll((dy, dx), (1, 2)), picture)
             mask[inside] = number
         pictures.append(picture)

@@ -23,7 +23,8 @@ def add(commands) -> None:
         benches,
         "propagate",
         _propagate,
-        "propagation at 480p with 21 references against a straightforward one, stage by stage",
+        "propagation at 480p with 21 references against a straightforward one, stage by stage, and "
+        "with tracking",
         "corrlib bench propagate --json propagate.json",
     )
     bench.add_argument(

@@ -15,6 +15,7 @@ from corrlib.cli.options import (
     percent,
     propagation_config,
     settings,
+    track_option,
     write_json,
 )
 from corrlib.errors import InputError
@@ -35,6 +36,7 @@ def add(commands) -> None:
         "--resume", action="store_true", help="score sequences already in --masks-out from there"
     )
     method_options(evaluate)
+    track_option(evaluate)
 
     evaluate = command(
         data_sets,

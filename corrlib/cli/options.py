@@ -99,8 +99,18 @@ def method_options(
         help=f"short side for the encoder, pixels (default: {size})",
     )
     parser.add_argument("--seed", type=int, default=0, help="of random-features")
-    parser.set_defaults(adapt=None)
+    parser.set_defaults(adapt=None, track=False)
     device_options(parser)
+
+
+def track_option(parser: argparse.ArgumentParser, which: str = "") -> None:
+    """Whether masks are carried with tracking; where it is absent they are not."""
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help=f"{which}find each object's box first and match inside it, faster and finer for "
+        "small objects",
+    )
 
 
 def propagation_config(options: argparse.Namespace):
@@ -134,12 +144,16 @@ def method(options: argparse.Namespace, config):
 
     from corrlib.device import choose_device
     from corrlib.propagation import FeatureExtractor, propagate_mask
+    from corrlib.tracked import propagate_tracked
 
     built = _build(options)
     if not isinstance(built, FeatureExtractor):
+        if options.track:
+            raise InputError(f"--track goes with features, not with {options.baseline}")
         return built, None
+    carry = propagate_tracked if options.track else propagate_mask
     device = choose_device(options.device)
-    return partial(propagate_mask, extractor=built, config=config, device=device), built
+    return partial(carry, extractor=built, config=config, device=device), built
 
 
 def features(options: argparse.Namespace):
@@ -186,6 +200,7 @@ def settings(options: argparse.Namespace, config) -> dict:
         "features": options.baseline or str(options.weights),
         "preset": options.preset,
         "adapt": options.adapt,
+        "track": options.track,
         **asdict(config),
         "command": options.arguments,
     }

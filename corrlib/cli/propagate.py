@@ -16,6 +16,7 @@ from corrlib.cli.options import (
     method_options,
     propagation_config,
     settings,
+    track_option,
     write_json,
 )
 from corrlib.errors import InputError
@@ -73,6 +74,7 @@ def add(commands) -> None:
         "--tracks-out", type=Path, metavar="JSON", help="else: also write the positions"
     )
     method_options(propagate)
+    track_option(propagate, "with --mask: ")
     propagate.add_argument(
         "--adapt",
         type=float,
@@ -96,6 +98,10 @@ def _propagate(options: argparse.Namespace) -> int:
         raise InputError("--adapt trains weights; --baseline has none to train")
     if options.later and not options.mask:
         raise InputError("--later goes with --mask")
+    if options.track and not options.mask:
+        raise InputError("--track goes with --mask; points and joints are followed one by one")
+    if options.track and options.later:
+        raise InputError("--track follows the objects of the first frame; leave out --later")
     config = propagation_config(options)
     video = open_video(options.video)
     check_outputs(video, (options.out, options.masks_out, options.tracks_out, options.json))
@@ -132,6 +138,7 @@ def _propagate(options: argparse.Namespace) -> int:
 def _mask(options: argparse.Namespace, config, video):
     from corrlib.masks import check_mask, read_mask
     from corrlib.own_video import carry_mask
+    from corrlib.tracked import held
 
     mask = read_mask(options.mask)
     objects = check_mask(mask, video.info.height, video.info.width)
@@ -143,7 +150,8 @@ def _mask(options: argparse.Namespace, config, video):
         objects = max(objects, *(int(mask.max()) for mask in later.values()))
         propagated = partial(propagated, later=later)
     if extractor is not None:
-        _state(f"{objects} object(s)", objects, extractor, config, video)
+        needs = held(mask, extractor, config) if options.track else config
+        _state(f"{objects} object(s)", objects, extractor, needs, video)
     return partial(
         carry_mask, video, lambda frames: propagated(frames, mask), options.out, options.masks_out
     )

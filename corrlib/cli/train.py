@@ -6,39 +6,79 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from corrlib.cli.options import command, device_options, group, write_json
 from corrlib.errors import InputError
 
+if TYPE_CHECKING:
+    from corrlib.joint import JointConfig
+
 INTERRUPTED = 130
+
+
+class Method(NamedTuple):
+    """A method on the command line; help is shown without importing what trains it."""
+
+    help: str
+    minutes: int
+    profiles: tuple[str, ...]
+    without: tuple[str, ...] = ()
+
+
+METHODS = {
+    "corrflow": Method(
+        "train CorrFlow on unlabelled video: copy colours along clips",
+        15,
+        ("published", "laptop", "gpu", "fast", "colorization"),
+        ("dropout", "restricted", "sampling", "cycle"),
+    ),
+    "crw": Method(
+        "train by palindrome walks: go along the clip and back, be where you were",
+        15,
+        ("laptop", "gpu", "fast"),
+    ),
+    "colour-autoencoder": Method(
+        "train codes of colour, which the joint-task model copies: reconstruct single frames",
+        10,
+        ("laptop", "gpu", "fast"),
+    ),
+    "joint": Method(
+        "train the joint-task model: find a patch in the next frame, then match within it",
+        15,
+        ("published", "laptop", "gpu", "fast"),
+        ("localisation", "concentration", "orthogonal", "autoencoder"),
+    ),
+}
 
 
 def add(commands) -> None:
     methods = group(commands, "train", "train a model")
-    corrflow = command(
-        methods,
-        "corrflow",
-        partial(_train, "corrflow"),
-        "train CorrFlow on unlabelled video: copy colours along clips",
-        "corrlib train corrflow --data videos/ --out runs/mine --profile laptop --minutes 15",
-    )
-    _options(corrflow, ("published", "laptop", "gpu", "fast", "colorization"))
-    corrflow.add_argument(
-        "--without",
-        choices=("dropout", "restricted", "sampling", "cycle"),
-        action="append",
-        default=[],
-        help="leave a part of the method out (may be given more than once)",
-    )
-    crw = command(
-        methods,
-        "crw",
-        partial(_train, "crw"),
-        "train by palindrome walks: go along the clip and back, be where you were",
-        "corrlib train crw --data videos/ --out runs/walk --profile laptop --minutes 15",
-    )
-    crw.set_defaults(without=[])
-    _options(crw, ("laptop", "gpu", "fast"))
+    for name, method in METHODS.items():
+        parser = command(
+            methods,
+            name,
+            partial(_train, name),
+            method.help,
+            f"corrlib train {name} --data videos/ --out runs/mine --profile laptop "
+            f"--minutes {method.minutes}",
+        )
+        _options(parser, method.profiles)
+        parser.set_defaults(without=[], autoencoder=None)
+        if method.without:
+            parser.add_argument(
+                "--without",
+                choices=method.without,
+                action="append",
+                help="leave a part of the method out (may be given more than once)",
+            )
+        if name == "joint":
+            parser.add_argument(
+                "--autoencoder",
+                metavar="W",
+                help="codes of colour: weights of a colour auto-encoder, a file or released ones "
+                "by name (default: colour-autoencoder)",
+            )
 
 
 def _options(parser: argparse.ArgumentParser, profiles: tuple[str, ...]) -> None:
@@ -77,24 +117,24 @@ def _train(method: str, options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from corrlib import data_parallel, sharding
-    from corrlib.corrflow import WITHOUT
     from corrlib.datasets import video_paths
     from corrlib.frames import FrameCache
-    from corrlib.recipes import CRW_PROFILES, PROFILES
+    from corrlib.recipes import ABLATIONS, RECIPES
     from corrlib.training import Trainer
     from corrlib.weights import load_weights, method_name
 
-    profiles = {"corrflow": PROFILES, "crw": CRW_PROFILES}[method]
-    config = replace(profiles[options.profile], seed=options.seed)
+    config = replace(RECIPES[method][options.profile], seed=options.seed)
+    if options.autoencoder is not None:
+        config = replace(config, model=_with_autoencoder(config.model, options.autoencoder))
     for part in options.without:
-        config = replace(config, model=WITHOUT[part](config.model))
+        config = replace(config, model=ABLATIONS[method][part](config.model))
     start = None
     if options.start is not None:
         start = load_weights(options.start)
-        if method_name(start.config) != method or options.without:
+        if method_name(start.config) != method or options.without or options.autoencoder:
             raise InputError(
-                f"--from continues weights of {method} as they were made, without --without; "
-                f"{options.start} holds {method_name(start.config)}"
+                f"--from continues weights of {method} as they were made, without --without or "
+                f"--autoencoder; {options.start} holds {method_name(start.config)}"
             )
         config = replace(config, model=start.config)
     if options.steps is not None:
@@ -136,3 +176,17 @@ def _train(method: str, options: argparse.Namespace) -> int:
         return INTERRUPTED
     print(f"{trainer.progress.step} steps in {trainer.progress.seconds:.0f} s: {trainer.weights}")
     return 0
+
+
+def _with_autoencoder(model: JointConfig, source: str) -> JointConfig:
+    from dataclasses import replace
+
+    from corrlib.colour_autoencoder import AutoencoderConfig
+    from corrlib.weights import load_weights, method_name
+
+    config = load_weights(source).config
+    if not isinstance(config, AutoencoderConfig):
+        raise InputError(
+            f"expected weights of a colour-autoencoder, {source} holds {method_name(config)}"
+        )
+    return replace(model, autoencoder=config, autoencoder_weights=str(source))
