@@ -63,7 +63,7 @@ def channel_dropout(
     dropped = dropped * (torch.rand(batch, 1, generator=generator) < p)  # 0, 1 or 2 channels
     rank = torch.rand(batch, 3, generator=generator).argsort(dim=1)  # a random order of channels
     scale = (rank >= dropped) * 3 / (3 - dropped)
-    scale = scale.to(clips)[:, None, :, None, None]  # (B, 1, 3, 1, 1)
+    scale = scale.to(clips, non_blocking=True)[:, None, :, None, None]  # (B, 1, 3, 1, 1)
     return NEUTRAL + (clips - NEUTRAL) * scale
 
 

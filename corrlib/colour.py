@@ -30,7 +30,7 @@ def rgb_to_lab(images: torch.Tensor) -> torch.Tensor:
     _check_channels(images, 3)
     rgb = images.clamp(0, 1)
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055).pow(2.4))
-    matrix = (_XYZ_FROM_RGB / _WHITE[:, None]).to(images)
+    matrix = (_XYZ_FROM_RGB / _WHITE[:, None]).to(images, non_blocking=True)
     x, y, z = _mix(matrix, linear).unbind(-3)
     x, y, z = (
         torch.where(
@@ -50,7 +50,7 @@ def lab_to_rgb(images: torch.Tensor) -> torch.Tensor:
     y = (lightness + 16) / 116
     xyz = torch.stack([y + a / 500, y, y - b / 200], dim=-3)
     xyz = torch.where(xyz > _DELTA, xyz.pow(3), 3 * _DELTA**2 * (xyz - 4 / 29))
-    matrix = torch.linalg.inv(_XYZ_FROM_RGB / _WHITE[:, None]).to(images)
+    matrix = torch.linalg.inv(_XYZ_FROM_RGB / _WHITE[:, None]).to(images, non_blocking=True)
     linear = _mix(matrix, xyz).clamp(0, 1)
     rgb = torch.where(
         linear <= 0.0031308,

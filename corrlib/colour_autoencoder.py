@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from corrlib.colour import lab_to_rgb, rgb_to_lab
-from corrlib.device import autocast
 from corrlib.errors import InputError
 
 LIGHTNESS_SCALE = 50.0
@@ -85,6 +84,9 @@ class ColourAutoencoder(nn.Module):
     The encoder is VGG-like, two 3x3 convolutions at full size, two at a half, one at a quarter,
     each followed by pooling, and a 1x1 convolution; the decoder mirrors it with nearest upsampling
     and ends in tanh. Pooling takes means, so that training can start from them.
+
+    Always in float32: near 1 the steps of bf16 are half a unit of a and b, and a network that was
+    trained around them has a colour cast in any other precision.
     """
 
     Config, Losses = AutoencoderConfig, AutoencoderLosses
@@ -126,33 +128,28 @@ class ColourAutoencoder(nn.Module):
     def prepare(self, frames: torch.Tensor, generator: torch.Generator) -> None:
         """Nothing has to be learnt from the data before training."""
 
-    def encode(self, lab: torch.Tensor, precision: torch.dtype = torch.float32) -> torch.Tensor:
-        """Scaled Lab ``(B, 3, H, W)``, sides multiples of 8, to codes ``(B, 4·width, H/8, W/8)``.
-
-        ``precision`` is that of the convolutions; the codes are float32.
-        """
+    def encode(self, lab: torch.Tensor) -> torch.Tensor:
+        """Scaled Lab ``(B, 3, H, W)``, sides multiples of 8, to codes ``(B, 4·width, h, w)``."""
         if lab.dim() != 4 or lab.shape[1] != 3 or lab.shape[2] % 8 or lab.shape[3] % 8:
             raise InputError(
                 f"expected Lab images (B, 3, H, W) with sides that are multiples of 8, "
                 f"got shape {tuple(lab.shape)}"
             )
-        with autocast(lab.device, precision):
-            return self.encoder(lab).to(lab.dtype)
+        return self.encoder(lab)
 
-    def decode(self, codes: torch.Tensor, precision: torch.dtype = torch.float32) -> torch.Tensor:
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes ``(B, 4·width, h, w)`` to scaled Lab ``(B, 3, 8·h, 8·w)``."""
         if codes.dim() != 4 or codes.shape[1] != self.channels:
             raise InputError(
                 f"expected codes (B, {self.channels}, h, w), got shape {tuple(codes.shape)}"
             )
-        with autocast(codes.device, precision):
-            return self.decoder(codes).to(codes.dtype)
+        return self.decoder(codes)
 
     def features(
         self, frames: torch.Tensor, precision: torch.dtype = torch.float32
     ) -> torch.Tensor:
         """Frames ``(B, 3, H, W)`` in [0, 1] to codes: what matching by colour alone would match."""
-        return self.encode(scaled_lab(frames), precision)
+        return self.encode(scaled_lab(frames))
 
     def loss(
         self,
@@ -163,10 +160,10 @@ class ColourAutoencoder(nn.Module):
     ) -> AutoencoderLosses:
         """Reconstruct every frame of the clips ``(B, T, 3, H, W)`` in [0, 1] by itself.
 
-        ``generator`` and ``share`` are there for methods that draw or follow a schedule.
+        ``generator``, ``precision`` and ``share`` are there for methods that have a use for them.
         """
         lab = scaled_lab(clips.flatten(0, 1))
-        errors = _channel_errors(self.decode(self.encode(lab, precision), precision), lab)
+        errors = _channel_errors(self.decode(self.encode(lab)), lab)
         lightness, a, b = errors.mean(dim=0)
         return AutoencoderLosses(
             _weighted(errors).mean(), lightness * LIGHTNESS_SCALE, a * AB_SCALE, b * AB_SCALE

@@ -130,17 +130,19 @@ class CorrFlow(nn.Module):
         self, frames: torch.Tensor, precision: torch.dtype = torch.float32
     ) -> torch.Tensor:
         """Frames ``(B, 3, H, W)`` in [0, 1] to float32 features ``(B, C, h, w)``."""
-        return self._compared(self.encoder.encode(self._seen(frames), precision))
+        return self.levels(frames, precision)[-1]
 
-    def _seen(self, frames: torch.Tensor) -> torch.Tensor:
-        """What the encoder is shown of frames ``(B, 3, H, W)``."""
+    def levels(
+        self, frames: torch.Tensor, precision: torch.dtype = torch.float32
+    ) -> list[torch.Tensor]:
+        """Features of every level that has a loss, the last of the encoder's last."""
         if self.config.grey_input:
-            return (rgb_to_lab(frames)[:, :1] / 100).expand_as(frames)
-        return frames
-
-    def _compared(self, features: torch.Tensor) -> torch.Tensor:
-        """Features as affinities compare them."""
-        return normalise(features) if self.config.unit_features else features
+            frames = (rgb_to_lab(frames)[:, :1] / 100).expand_as(frames)
+        if self.config.level_weight:
+            levels = [*self.encoder.encode_levels(frames, precision)]
+        else:
+            levels = [self.encoder.encode(frames, precision)]
+        return [normalise(f) for f in levels] if self.config.unit_features else levels
 
     def affinity(self, reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Affinity of two feature maps ``(B, C, h, w)``: restricted ``(B, (2M+1)², h, w)``, or
@@ -172,18 +174,16 @@ class CorrFlow(nn.Module):
                 f"expected clips of at least 2 frames with sides that are multiples of "
                 f"{self.stride}, got {length} frame(s) of {height}x{width}"
             )
-        config = self.config
-        seen = self._seen(self.bottleneck(clips, generator).flatten(0, 1))
+        seen = self.bottleneck(clips, generator).flatten(0, 1)
         colours = self._colours(clips)
-
-        def copy(features: torch.Tensor) -> Losses:
-            features = self._compared(features).unflatten(0, (batch, length))
-            return self._copy(features, *colours, generator, share)
-
-        if not config.level_weight:
-            return copy(self.encoder.encode(seen, precision))
-        middle, last = map(copy, self.encoder.encode_levels(seen, precision))
-        return Losses(*(b + config.level_weight * a for a, b in zip(middle, last, strict=True)))
+        *middle, last = (
+            self._copy(features.unflatten(0, (batch, length)), *colours, generator, share)
+            for features in self.levels(seen, precision)
+        )
+        weight = self.config.level_weight
+        for losses in middle:
+            last = Losses(*(a + weight * b for a, b in zip(last, losses, strict=True)))
+        return last
 
     def _copy(
         self,

@@ -191,7 +191,7 @@ class Joint(nn.Module):
         Args:
             clips: ``(B, 2, 3, H, W)`` in [0, 1], H and W multiples of the stride.
             generator: of where patches are cut out, on the CPU.
-            precision: of the networks; everything else is float32.
+            precision: of the encoder; everything else is float32.
             share: of the training that is done, 0 to 1; the warm-up ends by it.
         """
         self._check(clips)
@@ -213,7 +213,7 @@ class Joint(nn.Module):
                 lab_2 = crop(frame, boxes, lab_1.shape[2:])
         with stage("matching"):
             affinity = self.affinity(features_1, features_2)
-        colour, cycle_colour = self._colour_losses(affinity, lab_1, lab_2, precision)
+        colour, cycle_colour = self._colour_losses(affinity, lab_1, lab_2)
         with stage("regularisers"):
             concentrated = cycle_coordinates = torch.zeros_like(colour)
             if config.concentration_weight and share >= config.concentration_start:
@@ -308,18 +308,17 @@ class Joint(nn.Module):
         affinity: torch.Tensor,
         lab_1: torch.Tensor,
         lab_2: torch.Tensor,
-        precision: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Errors ``(B,)`` of p1's colours copied to p2, and of p2's carried back to p1."""
         with stage("colours"):
             if not self.config.colour_cycle_weight:
-                copied = transport(self.colours.encode(lab_1, precision), affinity)
-                error = self.colours.error(copied, lab_2, precision)
+                copied = transport(self.colours.encode(lab_1), affinity)
+                error = self.colours.error(copied, lab_2)
                 return error, torch.zeros_like(error)
-            values = self.colours.encode(torch.cat([lab_1, lab_2]), precision)
+            values = self.colours.encode(torch.cat([lab_1, lab_2]))
             values_1, values_2 = values.chunk(2)
             copied = torch.cat([transport(values_1, affinity), carry_back(values_2, affinity)])
-            errors = self.colours.error(copied, torch.cat([lab_2, lab_1]), precision)
+            errors = self.colours.error(copied, torch.cat([lab_2, lab_1]))
             return errors.chunk(2)
 
     def _concentration(
@@ -366,18 +365,19 @@ class ColourCodes(nn.Module):
         self.autoencoder.load_state_dict(trained.state_dict())
 
     @torch.no_grad()
-    def encode(self, lab: torch.Tensor, precision: torch.dtype = torch.float32) -> torch.Tensor:
+    def encode(
+        self,
+        lab: torch.Tensor,
+    ) -> torch.Tensor:
         """Scaled Lab ``(B, 3, H, W)`` to codes ``(B, D, h, w)``, as constants.
 
         A box has gradients by what is compared at it, which costs no second pass.
         """
-        return self.autoencoder.encode(lab, precision)
+        return self.autoencoder.encode(lab)
 
-    def error(
-        self, codes: torch.Tensor, lab: torch.Tensor, precision: torch.dtype = torch.float32
-    ) -> torch.Tensor:
+    def error(self, codes: torch.Tensor, lab: torch.Tensor) -> torch.Tensor:
         """Decoded codes against scaled Lab: L1 on L + 10 L1 on a + 10 L1 on b, ``(B,)``."""
-        return lab_l1(self.autoencoder.decode(codes, precision), lab)
+        return lab_l1(self.autoencoder.decode(codes), lab)
 
 
 class ColourWords(nn.Module):
@@ -392,13 +392,11 @@ class ColourWords(nn.Module):
         """Find the words in frames ``(N, 3, H, W)`` in [0, 1]."""
         self.quantiser = ColourQuantiser.of_frames(frames, generator)
 
-    def encode(self, lab: torch.Tensor, precision: torch.dtype = torch.float32) -> torch.Tensor:
+    def encode(self, lab: torch.Tensor) -> torch.Tensor:
         """Scaled Lab ``(B, 3, H, W)`` to shares ``(B, K, h, w)``."""
         return reduce_labels(self.quantiser.one_hot(self._words(lab)), self.stride)
 
-    def error(
-        self, shares: torch.Tensor, lab: torch.Tensor, precision: torch.dtype = torch.float32
-    ) -> torch.Tensor:
+    def error(self, shares: torch.Tensor, lab: torch.Tensor) -> torch.Tensor:
         """-log p of the true words, ``(B,)``. Shares that were carried back do not sum to 1."""
         shares = shares / shares.sum(dim=1, keepdim=True).clamp_min(1e-8)
         pairs = zip(shares.split(1), self._words(lab).split(1), strict=True)

@@ -168,10 +168,9 @@ def test_codes_that_are_copied_by_a_permutation_decode_to_moved_blocks(generator
         assert (made.decode(moved) - expected.tanh()).abs().max() < 1e-5
 
 
-def test_lower_precision_is_close(generator, clips):
+def test_a_lower_precision_changes_nothing(generator, clips):
     made = make(generator)
-    full, half = made.loss(clips), made.loss(clips, precision=torch.bfloat16)
-    torch.testing.assert_close(torch.stack(full), torch.stack(half), rtol=0.05, atol=0.2)
+    assert made.loss(clips) == made.loss(clips, precision=torch.bfloat16)
 
 
 def test_weights_are_kept(generator, clips, tmp_path):

@@ -36,12 +36,12 @@ class PairwiseCorrFlow(CorrFlow):
     out with ``F.unfold``.
     """
 
-    def features(self, frames, precision=torch.float32):
+    def levels(self, frames, precision=torch.float32):
         self.precision = precision
-        return frames  # encoded where they are compared
+        return [frames]  # encoded where they are compared
 
     def affinity(self, reference, target):
-        features = CorrFlow.features(self, torch.cat([reference, target]), self.precision)
+        (features,) = CorrFlow.levels(self, torch.cat([reference, target]), self.precision)
         reference, target = features.chunk(2)
         radius = self.config.radius
         windows = F.unfold(reference, 2 * radius + 1, padding=radius)
@@ -200,13 +200,13 @@ def _flops(trainer: Trainer) -> float:
 def _stages(trainer: Trainer, device: torch.device) -> dict[str, float]:
     """Seconds of each stage of a step; it waits for the device between them."""
     model = trainer.model
-    for name, method in (("encoder", "features"), ("affinity", "affinity")):
+    for name, method in (("encoder", "levels"), ("affinity", "affinity")):
         setattr(model, method, _named(name, getattr(model, method)))
     try:
         with measured(device) as spent:
             whole = seconds(trainer.step, device)
     finally:
-        del model.features, model.affinity
+        del model.levels, model.affinity
     spent["colours"] = whole - sum(spent.values())
     return {name: spent[name] for name in STAGES}
 

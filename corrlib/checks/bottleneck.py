@@ -68,9 +68,7 @@ apply_mask = Check(
         Mistake(
             "the mask runs over the frames: every frame of a clip must lose the same channels; "
             "put the new dimension for time between batch and channels",
-            lambda clips, keep: (
-                NEUTRAL + (clips - NEUTRAL) * _scale(keep)[:, :, None, None, None]
-            ),
+            lambda clips, keep: NEUTRAL + (clips - NEUTRAL) * _scale(keep)[:, :, None, None, None],
         ),
     ),
 )
