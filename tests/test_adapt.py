@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import refused, run
+from commands import make_box, refused, run
 
 from corrlib.adapt import LEARNING_RATE, adapt, adaptation_recipe
 from corrlib.corrflow import CorrFlow
@@ -110,3 +110,25 @@ def test_propagate_adapts_to_its_video_first(model, video, tmp_path, monkeypatch
     assert json.loads(figures.read_text())["settings"]["adapt"] == 0.005
     assert "--adapt" in refused(capsys, *command, "--baseline", "identity")
     assert len(seen) == 1
+
+
+def test_evaluate_begins_anew_with_the_weights_on_each_sequence(
+    model, tmp_path, monkeypatch, capsys
+):
+    davis, seen = make_box(tmp_path / "box") / "davis", []
+
+    def spy(given, path, minutes, **options):
+        seen.append((given.encoder.conv1.weight.clone(), Path(path).name, minutes))
+        return adapt(given, path, minutes, config=FAST, **options | {"progress": False})
+
+    monkeypatch.setattr("corrlib.adapt.adapt", spy)
+    weights, figures = tmp_path / "w.safetensors", tmp_path / "f.json"
+    save_weights(model, weights)
+    command = ("evaluate", "davis", "--root", davis, "--adapt", 0.005)
+    command += ("--device", "cpu", "--precision", "fp32", "--radius", 3)
+    assert run(*command, "--weights", weights, "--json", figures) == 0
+    assert [one[1:] for one in seen] == [("one", 0.005), ("two", 0.005)]
+    assert torch.equal(seen[0][0], seen[1][0])
+    found = json.loads(figures.read_text())
+    assert found["settings"]["adapt"] == 0.005 and set(found["sequences"]) == {"one", "two"}
+    assert "--adapt" in refused(capsys, *command, "--baseline", "colour-patch")

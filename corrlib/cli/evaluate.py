@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from corrlib.cli.options import (
+    adapt_option,
     command,
     davis_options,
     features,
@@ -37,6 +38,7 @@ def add(commands) -> None:
     )
     method_options(evaluate)
     track_option(evaluate)
+    adapt_option(evaluate, "each sequence")
 
     evaluate = command(
         data_sets,
@@ -96,7 +98,8 @@ def _davis(options: argparse.Namespace) -> int:
 
     config = propagation_config(options)
     sequences = davis(options.root, options.split, options.year, _names(options))
-    propagated, _ = method(options, config)
+    adapting = options.adapt is not None
+    propagated = _adapting(options, config) if adapting else method(options, config)[0]
     print(f"{'sequence':22}     J     F   J&F  s/frame")
 
     def show(name: str, figure: dict) -> None:
@@ -106,6 +109,16 @@ def _davis(options: argparse.Namespace) -> int:
     print(f"{f'mean of {len(sequences)}':22} {percent(figure)}")
     write_json(options.json, figure | {"settings": settings(options, config)})
     return 0
+
+
+def _adapting(options: argparse.Namespace, config):
+    """A method that begins anew with the weights on each sequence, and learns from its frames."""
+
+    def carry(video, mask):
+        of_this = argparse.Namespace(**vars(options) | {"video": video.path})
+        return method(of_this, config)[0](video, mask)
+
+    return carry
 
 
 def _jhmdb(options: argparse.Namespace) -> int:

@@ -113,6 +113,15 @@ def track_option(parser: argparse.ArgumentParser, which: str = "") -> None:
     )
 
 
+def adapt_option(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--adapt",
+        type=float,
+        metavar="MINUTES",
+        help=f"first train the weights on the frames of {what}; Ctrl-C ends that and goes on",
+    )
+
+
 def propagation_config(options: argparse.Namespace):
     """The :class:`~corrlib.propagation.PropagationConfig` that the options describe."""
     from dataclasses import replace
@@ -177,6 +186,8 @@ def _build(options: argparse.Namespace):
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     if options.baseline is not None:
+        if options.adapt is not None:
+            raise InputError("--adapt trains weights; --baseline has none to train")
         return build_baseline(options.baseline, device, precision, options.seed)
     model = load_weights(options.weights)
     if options.adapt is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corrlib.cli.options import (
+    adapt_option,
     command,
     features,
     method,
@@ -75,12 +76,7 @@ def add(commands) -> None:
     )
     method_options(propagate)
     track_option(propagate, "with --mask: ")
-    propagate.add_argument(
-        "--adapt",
-        type=float,
-        metavar="MINUTES",
-        help="first train the weights on this video's frames; Ctrl-C ends that and goes on",
-    )
+    adapt_option(propagate, "this video")
 
 
 def _propagate(options: argparse.Namespace) -> int:
@@ -94,8 +90,6 @@ def _propagate(options: argparse.Namespace) -> int:
         raise InputError("--masks-out goes with --mask; points and keypoints have --tracks-out")
     if options.tracks_out and options.mask:
         raise InputError("--tracks-out goes with --points or --keypoints; masks have --masks-out")
-    if options.adapt is not None and options.baseline:
-        raise InputError("--adapt trains weights; --baseline has none to train")
     if options.later and not options.mask:
         raise InputError("--later goes with --mask")
     if options.track and not options.mask:
