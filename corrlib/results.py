@@ -2,12 +2,14 @@
 
 ``data/results`` holds ``published.json`` and, in ``davis-2016-val``, what ``corrlib evaluate davis
 --json`` wrote for each method. A row that was never run says so; a file that belongs to no row of
-the table is a row of its own at the end.
+the table is a row of its own at the end. ``adaptation.json`` has J before and after training on the
+very video.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +20,8 @@ from corrlib.errors import InputError
 RESULTS_FOLDER = Path(__file__).resolve().parent.parent / "data" / "results"
 DAVIS_2016 = "davis-2016-val"
 DAVIS_2017 = "davis-2017-val"
+PUBLISHED_ABLATION = "davis-2017-val, CorrFlow without"
+PUBLISHED_ADAPTATION = "davis-2017-val, CorrFlow with additional training"
 NOT_RUN = "not run"
 
 INFERENCE = (
@@ -130,7 +134,35 @@ ROWS = (
         data="the course's videos",
         arguments="--weights corrflow",
     ),
-    Row("uvc", "Joint-task (ResNet-18)", "uvc", data="the course's videos"),
+    Row(
+        *("corrflow-own", "CorrFlow, inference of its paper"),
+        data="the course's videos",
+        arguments="--weights corrflow --preset corrflow",
+        matching=False,
+    ),
+    Row(
+        *("corrflow-crw", "CorrFlow, inference of CRW"),
+        data="the course's videos",
+        arguments="--weights corrflow --preset crw",
+        matching=False,
+    ),
+    Row(
+        *("corrflow-track", "CorrFlow with tracking"),
+        data="the course's videos",
+        arguments="--weights corrflow --track",
+        matching=False,
+    ),
+    Row(
+        *("joint", "Joint-task (ResNet-18)", "uvc"),
+        data="the course's videos",
+        arguments="--weights joint",
+    ),
+    Row(
+        *("joint-track", "Joint-task with tracking", "uvc-tracking"),
+        data="the course's videos",
+        arguments="--weights joint --track",
+        matching=False,
+    ),
     Row(
         *("crw", "contrastive walk, CRW (ResNet-18)", "crw"),
         data="the course's videos",
@@ -190,6 +222,50 @@ def read_results(folder: str | Path = RESULTS_FOLDER) -> list[Row]:
         replace(row, paper=published.get(row.published), figure=recorded.get(row.key))
         for row in (*ROWS, *others)
     ]
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What training on the very video did.
+
+    Attributes:
+        minutes: of training for each sequence.
+        before, after: J of each sequence, fractions.
+    """
+
+    minutes: float
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+
+def read_adaptation(folder: str | Path = RESULTS_FOLDER) -> Adaptation | None:
+    """The recorded ``adaptation.json``, or ``None`` where it was not run.
+
+    It holds ``{"minutes": m, "sequences": {name: {"before": J, "after": J}}}``.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    path = Path(folder) / "adaptation.json"
+    if not path.exists():
+        return None
+    content = _read_json(path)
+    try:
+        minutes = float(content["minutes"])
+        before, after = (
+            {name: float(pair[when]) for name, pair in content["sequences"].items()}
+            for when in ("before", "after")
+        )
+        if not before or not 0 < minutes < math.inf:
+            raise ValueError("no sequences, or minutes that are none")
+        if not all(0 <= j <= 1 for j in (*before.values(), *after.values())):
+            raise ValueError("J that is no fraction")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"expected minutes, and J before and after of sequences, in {path} (fractions), found "
+            f"something else ({error}); write the file again"
+        ) from error
+    return Adaptation(minutes, before, after)
 
 
 def format_table(rows: Sequence[Row]) -> str:

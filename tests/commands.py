@@ -1,14 +1,17 @@
-"""What the tests of the command line share."""
+"""What the tests of the command line, and of what it calls, share."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from corrlib.baselines import colour_patch
 from corrlib.cli import main
 from corrlib.masks import write_mask
+from corrlib.propagation import FeatureExtractor
 from corrlib.synthetic import synthetic_clip
 from corrlib.video import VideoWriter
 
@@ -49,3 +52,14 @@ def make_box(root: Path) -> Path:
     (lists / "val.txt").write_text("one\ntwo\n")
     write_mask(root / "mask.png", clip.masks[0])
     return root
+
+
+def watched_patches() -> tuple[FeatureExtractor, set[tuple[int, int]]]:
+    """Colour patches, and the sizes of the frames that they were asked for."""
+    patch, sizes = colour_patch(), set()
+
+    def extract(frames):
+        sizes.add(tuple(frames.shape[-2:]))
+        return patch.extract(frames)
+
+    return replace(patch, extract=extract), sizes

@@ -16,6 +16,7 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet50
 from corrlib import baselines, fetch
 from corrlib.affinity import normalise
 from corrlib.baselines import dino, efficientnet
+from corrlib.colour_autoencoder import AutoencoderConfig, ColourAutoencoder
 from corrlib.corrflow import CorrFlow, CorrFlowConfig
 from corrlib.encoders import make_encoder
 from corrlib.errors import InputError
@@ -440,6 +441,25 @@ def test_video_colorization_copies_through_the_whole_frame(tmp_path, generator):
     assert settings.temperature is None and settings.short_side == 256
     assert method.keywords["config"] == settings
     assert method.keywords["extractor"].temperature == 0.25  # half of what it was trained with
+
+
+# What can be matched
+
+
+def test_random_features_are_the_same_network_in_any_precision():
+    frame = torch.rand(1, 3, 32, 40)
+    full, low = (
+        baselines.random_features(0, "cpu", dtype).extract(frame)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert full.shape == low.shape == (1, 256, 4, 5)
+    assert 0 < (full - low).abs().mean() < 0.1 * full.abs().mean()
+
+
+def test_codes_of_colour_are_no_features_to_match(generator):
+    codes = ColourAutoencoder(AutoencoderConfig(width=4), generator)
+    with pytest.raises(InputError, match="such as corrflow"):
+        baselines.trained(codes)
 
 
 # The registry

@@ -148,14 +148,6 @@ def test_the_reference_starts_from_the_same_labels_and_takes_all_references(smal
     assert frames == len(labels) == propagate.REFERENCES + 1
 
 
-def test_an_untrained_network_is_what_is_measured_by_default():
-    make = propagate._untrained(CPU)
-    frame = torch.rand(1, 3, 32, 40)
-    full, low = (make(dtype).extract(frame) for dtype in (torch.float32, torch.bfloat16))
-    assert full.shape == low.shape == (1, 256, 4, 5)
-    assert 0 < (full - low).abs().mean() < 0.1 * full.abs().mean()
-
-
 def test_the_clip_moves_and_shows_every_object():
     frames, masks = moving_ellipses(5, 60, 90, 3)
     assert frames.shape == (5, 3, 60, 90) and masks.shape == (5, 60, 90)

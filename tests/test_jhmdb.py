@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from commands import watched_patches
 from PIL import Image
 from scipy.io import loadmat, savemat
 
@@ -168,14 +169,7 @@ def test_the_figure_is_that_of_propagating_and_scoring(root):
 
 
 def test_frames_are_squeezed_to_the_size_asked_for(root):
-    sizes = set()
-    patch = colour_patch()
-
-    def extract(frames):
-        sizes.add(tuple(frames.shape[-2:]))
-        return patch.extract(frames)
-
-    extractor = type(patch)("seen", 8, 48, extract)
+    extractor, sizes = watched_patches()
     square = evaluate_jhmdb(root, extractor, CONFIG, size=(96, 96), clips=["one"])
     assert sizes == {(96, 96)}
     sizes.clear()

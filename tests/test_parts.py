@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from commands import watched_patches
 from PIL import Image
 
 from corrlib.baselines import colour_patch
@@ -166,14 +167,7 @@ def test_nobody_on_the_first_frame():
 
 def test_frames_are_squeezed_and_labels_come_back_whole(root):
     assert SIZE == (560, 560)
-    sizes = set()
-    patch = colour_patch()
-
-    def extract(frames):
-        sizes.add(tuple(frames.shape[-2:]))
-        return patch.extract(frames)
-
-    extractor = type(patch)("seen", 8, 48, extract)
+    extractor, sizes = watched_patches()
     figure = evaluate_vip(root, extractor, CONFIG, size=(80, 80), videos=["videos1"])
     assert sizes == {(80, 80)} and figure["mean_iou"] > 0.5
 

@@ -7,15 +7,26 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet50
 
+from corrlib.colour_autoencoder import ColourAutoencoder
 from corrlib.device import autocast
 from corrlib.encoders import IMAGENET_MEAN, IMAGENET_STD, load_trunk, make_encoder
+from corrlib.errors import InputError
 from corrlib.fetch import torchvision_state
 from corrlib.propagation import FeatureExtractor
 from corrlib.weights import Method, method_name
 
 
 def trained(model: Method, precision: torch.dtype = torch.float32) -> FeatureExtractor:
-    """The features of a trained model (on the device its parameters are on)."""
+    """The features of a trained model (on the device its parameters are on).
+
+    Raises:
+        InputError: a model that was not trained to match.
+    """
+    if isinstance(model, ColourAutoencoder):
+        raise InputError(
+            "expected weights of features to match, such as corrflow; these are a "
+            "colour-autoencoder's, whose codes say what colour a cell has"
+        )
     model.eval()
     return FeatureExtractor(
         method_name(model.config),

@@ -8,6 +8,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,6 @@ import torch
 from corrlib.baselines import random_features
 from corrlib.bench.clip import moving_ellipses
 from corrlib.bench.timing import check_rounds, seconds
-from corrlib.device import autocast
 from corrlib.masks import write_mask
 from corrlib.metrics import score_sequence, summarise
 from corrlib.propagation import (
@@ -70,7 +70,7 @@ def bench_propagate(
         f"propagation {WIDTH}x{HEIGHT}, {OBJECTS} objects, first + {REFERENCES} references, "
         f"radius 12, top 10, on {device} ({torch.get_num_threads()} threads)"
     )
-    features = features or _untrained(device)
+    features = features or partial(random_features, 0, device)
     pictures, masks = moving_ellipses(REFERENCES + 1 + rounds, HEIGHT, WIDTH, OBJECTS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
@@ -164,19 +164,6 @@ def _tracking(
         f"{100 * scores['whole frame']:.1f}"
     )
     return {"ratio": ratio, "seconds_per_frame": pace, "J&F": scores}
-
-
-def _untrained(device: torch.device) -> MakeExtractor:
-    network = random_features(device=device)
-
-    def make(precision: torch.dtype) -> FeatureExtractor:
-        def extract(frames: torch.Tensor) -> torch.Tensor:
-            with autocast(device, precision):
-                return network.extract(frames)
-
-        return FeatureExtractor(network.name, network.stride, network.channels, extract)
-
-    return make
 
 
 @dataclass
