@@ -9,9 +9,13 @@ The order in which data flows is the order in which the modules are best read::
     colour, reconstruction                 copy colours through A, and the loss that trains Φ
     sampling, cycle                        copy from own copies; walk there and back
     corrflow; palindrome, crw              the method; the walk that copies no colour
+    localisation, colour_autoencoder       where a patch went; colours as codes
+    concentration, orthogonal, joint       what keeps A in order; the joint-task method
     recipes, training, data_parallel       what is trained for how long, and the loop that does it
     weights, adapt                         what was learnt, and learning on from there
+    ablation                               training again without a part, or with another
     memory, propagation, presets           copy labels through A, along a whole video
+    tracked                                the same inside a window that follows each object
     keypoints, parts, tracks, regions      tasks: thin readings of the same engine
     linking                                from a frame of one video to a frame of another
     baselines, optical_flow, sift_flow     what has to be beaten

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from corrlib.bench import bench_train_joint
 from corrlib.bench import train as bench
 from corrlib.corrflow import CorrFlow
 from corrlib.errors import InputError
-from corrlib.recipes import PROFILES
+from corrlib.recipes import JOINT_PROFILES, PROFILES
 
 FAST = PROFILES["fast"]
 CPU = torch.device("cpu")
@@ -60,3 +61,13 @@ def test_another_loss_is_not_timed(monkeypatch):
 def test_no_rounds_is_an_error():
     with pytest.raises(InputError, match="round"):
         bench.bench_train(CPU, 0, print)
+
+
+def test_the_joint_model_is_timed_beside_its_encoder():
+    lines: list[str] = []
+    fast = JOINT_PROFILES["fast"]
+    figures = bench_train_joint(CPU, 1, lines.append, batch=1, precision="fp32", config=fast)
+    assert figures["ratios"]["encoder"] > 0 and figures["clips_per_second"] > 0
+    assert sum(figures["shares"].values()) == pytest.approx(1)
+    assert all(share > 0 for share in figures["shares"].values())  # it localises from the start
+    assert any("the encoder takes" in line for line in lines)

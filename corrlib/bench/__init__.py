@@ -8,5 +8,12 @@ from corrlib.bench.affinity import bench_affinity
 from corrlib.bench.metric import bench_metric
 from corrlib.bench.propagate import bench_propagate
 from corrlib.bench.train import bench_train
+from corrlib.bench.train_joint import bench_train_joint
 
-__all__ = ["bench_affinity", "bench_metric", "bench_propagate", "bench_train"]
+__all__ = [
+    "bench_affinity",
+    "bench_metric",
+    "bench_propagate",
+    "bench_train",
+    "bench_train_joint",
+]

@@ -93,7 +93,7 @@ def bench_train(
     config = config or PROFILES[profile]
     config = replace(config, batch=batch or config.batch, steps=10**9)
     with tempfile.TemporaryDirectory() as folder:
-        cache = _synthetic_cache(Path(folder), config)
+        cache = synthetic_cache(Path(folder), config)
 
         def trainer(name: str, clips: int) -> Trainer:
             return Trainer(
@@ -160,7 +160,8 @@ def bench_train(
     return figures
 
 
-def _synthetic_cache(folder: Path, config: TrainingConfig) -> FrameCache:
+def synthetic_cache(folder: Path, config: TrainingConfig) -> FrameCache:
+    """A made-up clip of the size that a recipe trains on, decoded."""
     size = config.clips.size
     pictures, _ = moving_ellipses(FRAMES, size, size * 5 // 4, objects=2)
     with VideoWriter(folder / "clip.mp4", 6) as writer:

@@ -43,6 +43,9 @@ def add(commands) -> None:
     bench.add_argument(
         "--profile", choices=("published", "laptop", "gpu"), default="laptop", help="what is timed"
     )
+    bench.add_argument(
+        "--joint", action="store_true", help="the joint-task model, against its encoder alone"
+    )
     bench.add_argument("--batch", type=int, help="clips a step (default: the profile's)")
     _rounds(bench, 3)
     device_options(bench)
@@ -90,10 +93,11 @@ def _propagate(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from corrlib.bench import bench_train
+    from corrlib.bench import bench_train, bench_train_joint
     from corrlib.device import choose_device
 
-    figures = bench_train(
+    bench = bench_train_joint if options.joint else bench_train
+    figures = bench(
         choose_device(options.device),
         options.rounds,
         say,
