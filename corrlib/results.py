@@ -105,6 +105,11 @@ ROWS = (
         arguments="--baseline video-colorization",
         matching=False,
     ),
+    Row(
+        *("grey", "features of video colorization"),
+        data="the course's videos",
+        arguments="--weights video-colorization",
+    ),
     Row("cycletime", "CycleTime (ResNet-50)", "cycletime"),
     Row(
         *("imagenet-features", "ImageNet features (ResNet-18)"),

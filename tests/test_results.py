@@ -82,7 +82,7 @@ def test_every_row_that_can_be_run_names_a_baseline_or_weights_and_stands_in_the
     for row in ROWS:
         if row.arguments is None:
             continue
-        option, name = row.arguments.split()
+        option, name, *_ = row.arguments.split()
         assert option in ("--baseline", "--weights")
         if option == "--baseline":
             assert name in BASELINES
@@ -151,15 +151,15 @@ def test_recorded_figures_come_in_the_tables_order_and_unknown_ones_last(folder)
 
 def test_figures_are_shown_as_percentages(folder):
     record(folder, "corrflow", figure(0.6012, 0.5683))
-    shown = cells(format_table(read_results(folder)), "CorrFlow")
+    shown = cells(format_table(read_results(folder)), "CorrFlow (ResNet-18)")
     assert shown[1:4] == ["47.7 · 51.3", "60.1 · 56.8", "58.5"]
 
 
 def test_supervised_and_other_inferences_are_marked(folder):
     table = format_table(read_results(folder))
     assert "*(supervised)*" in cells(table, "OSVOS")[0]
-    assert "*(supervised)*" not in cells(table, "CorrFlow")[0]
-    assert "†" in cells(table, "identity")[0] and "†" not in cells(table, "CorrFlow")[0]
+    assert "*(supervised)*" not in cells(table, "CorrFlow (ResNet-18)")[0]
+    assert "†" in cells(table, "identity")[0] and "†" not in cells(table, "CorrFlow (ResNet-18)")[0]
 
 
 def test_a_name_cannot_break_the_table(folder):
