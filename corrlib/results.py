@@ -146,6 +146,12 @@ ROWS = (
         matching=False,
     ),
     Row(
+        *("corrflow-21", "CorrFlow, 21 references"),
+        data="the course's videos",
+        arguments="--weights corrflow --references 20",
+        matching=False,
+    ),
+    Row(
         *("corrflow-crw", "CorrFlow, inference of CRW"),
         data="the course's videos",
         arguments="--weights corrflow --preset crw",
