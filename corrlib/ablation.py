@@ -106,9 +106,18 @@ def run_row(
     if row not in ROWS:
         raise InputError(f"expected a row among {', '.join(ROWS)}, got {row!r}")
     record = Path(folder) / f"{row}-{seed}.json"
-    if record.is_file():
-        return read_run(record)
     recipe = ROWS[row](replace(recipe, seed=seed))
+    config = config or PropagationConfig()
+    settings = asdict(config) | {"frames": frames}
+    if record.is_file():
+        run = read_run(record)
+        wanted = json.loads(json.dumps(_rounded([asdict(recipe), settings])))
+        if [run.training["training"], run.settings] != wanted:
+            raise InputError(
+                f"expected a record of this recipe and these settings in {record}, it is of "
+                "others; give another folder or remove it"
+            )
+        return run
     place = record.with_suffix("")
     # The untrained network is what a run begins with, colour words and all.
     untrained = recipe.steps == 0
@@ -125,7 +134,6 @@ def run_row(
     elif not trainer.run(progress=progress):
         return None
     chosen = choose_device(device)
-    config = config or PropagationConfig()
     model = load_weights(trainer.weights).to(chosen)
     carry = partial(
         propagate_mask,
@@ -143,7 +151,7 @@ def run_row(
         {name: score["J&F"] for name, score in figure["sequences"].items()},
         drift(figure),
         trainer.description() | {"training": asdict(recipe)},
-        asdict(config) | {"frames": frames},
+        settings,
     )
     with atomic_path(record) as path:
         path.write_text(json.dumps(_rounded(asdict(run)), indent=1) + "\n", encoding="utf-8")

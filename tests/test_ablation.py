@@ -71,6 +71,10 @@ def test_what_is_recorded_is_not_run_again(box, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "Trainer", None)
     again = run_row(*arguments, **QUIET)
     assert again.j == pytest.approx(first.j, abs=1e-5) and again.row == "full"
+    others = (replace(RECIPE, steps=3), CARRY, None), (RECIPE, replace(CARRY, radius=4), None)
+    for recipe, carry, frames in (*others, (RECIPE, CARRY, 3)):
+        with pytest.raises(InputError, match="it is of others"):
+            run_row("full", 0, recipe, cache, (), tmp_path, carry, frames, **QUIET)
 
 
 def test_an_interrupted_row_goes_on(box, cache, tmp_path, monkeypatch):

@@ -60,7 +60,8 @@ def bench_train_joint(
         encode = _encoder_alone(trainer)
         times: dict[str, list[float]] = defaultdict(list)
         shares: dict[str, float] = defaultdict(float)
-        trainer.step(), encode()  # memory, autotuning, the reader's first clips
+        for warm in (trainer.step, encode):  # memory, autotuning, the reader's first clips
+            warm()
         for _ in range(rounds):
             times["encoder"].append(seconds(encode, device))
             with measured(device) as spent:

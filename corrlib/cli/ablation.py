@@ -10,6 +10,7 @@ from corrlib.cli.options import (
     command,
     davis_options,
     device_options,
+    precision_name,
     write_json,
 )
 from corrlib.errors import InputError
@@ -46,9 +47,7 @@ def _ablation(options: argparse.Namespace) -> int:
 
     from corrlib.ablation import ROWS, run_row, summarise
     from corrlib.datasets import davis, video_paths
-    from corrlib.device import choose_device, choose_precision
     from corrlib.frames import FrameCache
-    from corrlib.memory import DTYPES
     from corrlib.propagation import PropagationConfig
     from corrlib.recipes import PROFILES
 
@@ -68,11 +67,7 @@ def _ablation(options: argparse.Namespace) -> int:
         options.year,
         options.sequences.split(",") if options.sequences else None,
     )
-    precision = choose_precision(options.precision, choose_device(options.device))
-    config = PropagationConfig(
-        short_side=options.size,
-        precision=next(name for name, dtype in DTYPES.items() if dtype == precision),
-    )
+    config = PropagationConfig(short_side=options.size, precision=precision_name(options))
     cache = FrameCache.build(
         video_paths(options.data),
         options.cache or options.out / "frames",

@@ -122,16 +122,22 @@ def adapt_option(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def precision_name(options: argparse.Namespace) -> str:
+    """What ``--precision`` comes to on ``--device``: fp32, bf16 or fp16."""
+    from corrlib.device import choose_device, choose_precision
+    from corrlib.memory import DTYPES
+
+    precision = choose_precision(options.precision, choose_device(options.device))
+    return next(name for name, dtype in DTYPES.items() if dtype == precision)
+
+
 def propagation_config(options: argparse.Namespace):
     """The :class:`~corrlib.propagation.PropagationConfig` that the options describe."""
     from dataclasses import replace
 
-    from corrlib.device import choose_device, choose_precision
-    from corrlib.memory import DTYPES
     from corrlib.presets import PRESETS
     from corrlib.propagation import PropagationConfig
 
-    precision = choose_precision(options.precision, choose_device(options.device))
     given = {
         "references": options.references,
         "long_term": options.long_term,
@@ -139,7 +145,7 @@ def propagation_config(options: argparse.Namespace):
         "topk": options.topk,
         "temperature": options.temperature,
         "short_side": options.size,
-        "precision": next(name for name, dtype in DTYPES.items() if dtype == precision),
+        "precision": precision_name(options),
     }
     return replace(
         PRESETS[options.preset] if options.preset else PropagationConfig(),
