@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from corrlib import corrflow
+from corrlib import corrflow, joint
 from corrlib.baselines import trained
 from corrlib.datasets import Sequence as Annotated
 from corrlib.device import choose_device, choose_precision
@@ -26,7 +26,7 @@ from corrlib.frames import FrameCache
 from corrlib.propagation import PropagationConfig, propagate_mask
 from corrlib.recipes import TrainingConfig
 from corrlib.training import Trainer
-from corrlib.weights import load_weights, save_weights
+from corrlib.weights import load_weights, method_name, save_weights
 
 Change = Callable[[TrainingConfig], TrainingConfig]
 
@@ -35,14 +35,27 @@ def _model(change: Callable) -> Change:
     return lambda recipe: replace(recipe, model=change(recipe.model))
 
 
-ROWS: dict[str, Change] = {
+_ALWAYS: dict[str, Change] = {
     "untrained": lambda recipe: replace(recipe, steps=0),
     "full": lambda recipe: recipe,
-    **{f"without-{name}": _model(change) for name, change in corrflow.WITHOUT.items()},
-    **{f"with-{name}": _model(change) for name, change in corrflow.WITH.items()},
 }
-"""The network as it starts; the whole method; the published ablation (Lai & Xie 2019, table 2); and
-the open questions of the course's lecture."""
+
+ROWS: dict[str, dict[str, Change]] = {
+    "corrflow": {
+        **_ALWAYS,
+        **{f"without-{name}": _model(change) for name, change in corrflow.WITHOUT.items()},
+        **{f"with-{name}": _model(change) for name, change in corrflow.WITH.items()},
+    },
+    "joint": {
+        **_ALWAYS,
+        **{f"without-{name}": _model(change) for name, change in joint.WITHOUT.items()},
+    },
+}
+"""Of each method: the network as it starts; the whole method; the published ablation (Lai & Xie
+2019, table 2; Li et al. 2019, figure 6, and the lecture's comparison of colours); and the open
+questions of the course's lecture."""
+
+_NAMES = list(dict.fromkeys(row for rows in ROWS.values() for row in rows))
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ class Run:
     """One row with one seed.
 
     Attributes:
-        row: a name in :data:`ROWS`.
+        row: a name in :data:`ROWS` of its method.
         seed: of initial weights, clips and every other random decision.
         j, f: means over the sequences, fractions.
         sequences: J&F of each sequence.
@@ -90,7 +103,7 @@ def run_row(
     """Train one row and score it; from its record where there is one.
 
     Args:
-        row: a name in :data:`ROWS`.
+        row: a name in :data:`ROWS` of the recipe's method.
         recipe: the full one.
         cache: what is learnt from; none of it may be in ``sequences``.
         sequences: to score, from :func:`corrlib.datasets.davis`.
@@ -103,10 +116,11 @@ def run_row(
     Returns:
         The run, or ``None`` where the training was interrupted; the next call continues it.
     """
-    if row not in ROWS:
-        raise InputError(f"expected a row among {', '.join(ROWS)}, got {row!r}")
+    rows = ROWS[method_name(recipe.model)]
+    if row not in rows:
+        raise InputError(f"expected a row among {', '.join(rows)}, got {row!r}")
     record = Path(folder) / f"{row}-{seed}.json"
-    recipe = ROWS[row](replace(recipe, seed=seed))
+    recipe = rows[row](replace(recipe, seed=seed))
     config = config or PropagationConfig()
     settings = asdict(config) | {"frames": frames}
     if record.is_file():
@@ -179,14 +193,13 @@ def read_runs(folder: str | Path) -> list[Run]:
     runs = [read_run(path) for path in Path(folder).glob("*.json")]
     if not runs:
         raise InputError(f"expected recorded runs (<row>-<seed>.json) in {folder}, found none")
-    order = list(ROWS)
-    return sorted(runs, key=lambda run: (order.index(run.row), run.seed))
+    return sorted(runs, key=lambda run: (_NAMES.index(run.row), run.seed))
 
 
 def read_run(path: Path) -> Run:
     try:
         run = Run(**json.loads(path.read_text(encoding="utf-8")))
-        if run.row not in ROWS or not all(0 <= part <= 1 for part in (run.j, run.f, *run.drift)):
+        if run.row not in _NAMES or not all(0 <= part <= 1 for part in (run.j, run.f, *run.drift)):
             raise ValueError("no such row, or figures that are no fractions")
     except (OSError, ValueError, TypeError) as error:
         raise InputError(

@@ -5,8 +5,9 @@
     A_pp between p1 and p2 ─ copy p1's colours ─ compare with p2's
 
 One affinity serves both tasks: it carries locations, which say where the patch went, and colours,
-which say whether it was found. The encoder sees lightness only. A patch and a frame are encoded
-once each; the features of p2 are cropped from those of frame 2, differentiably.
+which say whether it was found. The encoder sees lightness only. Everything is encoded once; the
+features of p2 are cropped from those of frame 2, differentiably, and so may be those of p1 from
+those of frame 1.
 
 Training begins with two crops from about the same place and no localisation, as a box that is
 found by random features says nothing.
@@ -50,6 +51,9 @@ class JointConfig:
         unit_features: L2-normalise features before comparing them (the authors do not).
         temperature: τ of the affinities (the authors' is 1).
         patch: side of the patch, in pixels.
+        context: cut the patch's features out of those of all of frame 1. Else the patch is
+            encoded alone (published), where all is border and, without batch norm, statistics
+            are the patch's own: the same place has other features than in its frame.
         localisation: find the patch in frame 2 after the warm-up; else crops from about the same
             place are matched to the end.
         warm_up: share of the training before localisation begins and samples are dropped.
@@ -74,6 +78,7 @@ class JointConfig:
     unit_features: bool = False
     temperature: float = 1.0
     patch: int = 256
+    context: bool = False
     localisation: bool = True
     warm_up: float = 1 / 3
     shift: float = 0.125
@@ -198,19 +203,11 @@ class Joint(nn.Module):
         config = self.config
         warm = share < config.warm_up
         with stage("data"):
-            first, second = self._patches(clips, generator, warm or not config.localisation)
-        if second is not None:
-            lab = scaled_lab(torch.cat([first, second]))
-            features_1, features_2 = self._features(lab, precision).chunk(2)
-            lab_1, lab_2 = lab.chunk(2)
-            located = None
-        else:
-            lab_1, frame = scaled_lab(first), scaled_lab(clips[:, 1])
-            features_1, features_2 = (self._features(lab, precision) for lab in (lab_1, frame))
-            with stage("localisation"):
-                located, boxes = self.localise(features_1, features_2)
-                features_2 = crop(features_2, boxes, features_1.shape[2:], self.stride)
-                lab_2 = crop(frame, boxes, lab_1.shape[2:])
+            first, boxes = self._draw(clips, generator)
+        find = config.localisation and not warm
+        (features_1, features_2), (lab_1, lab_2), located = self._patches(
+            first, clips[:, 1], boxes, find, precision
+        )
         with stage("matching"):
             affinity = self.affinity(features_1, features_2)
         colour, cycle_colour = self._colour_losses(affinity, lab_1, lab_2)
@@ -267,23 +264,24 @@ class Joint(nn.Module):
                 f"and at least the patch's {patch}, got {tuple(clips.shape)}"
             )
 
-    def _patches(
-        self, clips: torch.Tensor, generator: torch.Generator | None, both: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A random patch of each frame 1 and, for ``both``, one of frame 2 from about there."""
+    def _draw(
+        self, clips: torch.Tensor, generator: torch.Generator | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Frames 1, turned, the boxes ``(B, 4)`` of random patches of them, and boxes of frames 2
+        from about there."""
         config, patch, batch = self.config, self.config.patch, len(clips)
         room = torch.tensor(clips.shape[3:]) - patch
         draws = [torch.rand(batch, 2, generator=generator) for _ in range(3)]
-        corners = (draws[0] * (room + 1)).long()
+        # On the cells' own grid, so that cut out features are not interpolated ones.
+        corners = (draws[0] * (room // self.stride + 1)).long() * self.stride
         apart = ((2 * draws[1] - 1) * config.shift * patch).round().long()
-        angles, zooms = ((2 * draws[2][:, 0] - 1) * config.rotation, draws[2][:, 1])
-        zooms = 1 + (config.zoom - 1) * zooms
-        first = []
-        for clip, corner, angle, zoom in zip(clips, corners, angles, zooms, strict=True):
-            y, x = corner.tolist()
-            frame = clip[0]
-            if self.training and (config.rotation or config.zoom != 1):
-                frame = transforms.affine(
+        others = torch.minimum((corners + apart).clamp(min=0), room)
+        first = clips[:, 0]
+        if self.training and (config.rotation or config.zoom != 1):
+            angles, zooms = draws[2].unbind(dim=1)
+            angles, zooms = (2 * angles - 1) * config.rotation, 1 + (config.zoom - 1) * zooms
+            turned = [
+                transforms.affine(
                     frame,
                     angle=float(angle),
                     translate=[0, 0],
@@ -293,15 +291,48 @@ class Joint(nn.Module):
                     fill=0.5,
                     center=[x + patch / 2, y + patch / 2],
                 )
-            first.append(frame[:, y : y + patch, x : x + patch])
-        if not both:
-            return torch.stack(first), None
-        others = torch.minimum((corners + apart).clamp(min=0), room).tolist()
-        second = [
-            clip[1, :, y : y + patch, x : x + patch]
-            for clip, (y, x) in zip(clips, others, strict=True)
-        ]
-        return torch.stack(first), torch.stack(second)
+                for frame, (y, x), angle, zoom in zip(
+                    first, corners.tolist(), angles, zooms, strict=True
+                )
+            ]
+            first = torch.stack(turned)
+        boxes = (
+            torch.cat([corner, corner + patch], dim=1).to(clips) - 0.5
+            for corner in (corners.flip(1), others.flip(1))
+        )
+        return first, tuple(boxes)
+
+    def _patches(
+        self,
+        first: torch.Tensor,
+        second: torch.Tensor,
+        boxes: tuple[torch.Tensor, torch.Tensor],
+        find: bool,
+        precision: torch.dtype,
+    ) -> tuple[tuple, tuple, torch.Tensor | None]:
+        """Features of both patches, their scaled Lab, and where the first one was located.
+
+        For ``find``, the box of the second is where the first is found.
+        """
+        pixels, cells = ((self.config.patch // side,) * 2 for side in (1, self.stride))
+        frame_1, frame_2 = scaled_lab(torch.cat([first, second])).chunk(2)
+        box_1, box_2 = boxes
+        lab_1, located = crop(frame_1, box_1, pixels), None
+        if self.config.context:
+            both = self._features(torch.cat([frame_1, frame_2]), precision)
+            features_1, features_2 = both.chunk(2)
+            features_1 = crop(features_1, box_1, cells, self.stride)
+        elif find:
+            features_1, features_2 = (self._features(lab, precision) for lab in (lab_1, frame_2))
+        else:
+            lab_2 = crop(frame_2, box_2, pixels)
+            both = self._features(torch.cat([lab_1, lab_2]), precision)
+            return both.chunk(2), (lab_1, lab_2), located
+        if find:
+            with stage("localisation"):
+                located, box_2 = self.localise(features_1, features_2)
+        features_2 = crop(features_2, box_2, cells, self.stride)
+        return (features_1, features_2), (lab_1, crop(frame_2, box_2, pixels)), located
 
     def _colour_losses(
         self,

@@ -164,6 +164,12 @@ ROWS = (
         matching=False,
     ),
     Row(
+        *("corrflow-track-21", "CorrFlow with tracking, 21 references"),
+        data="the course's videos",
+        arguments="--weights corrflow --track --references 20",
+        matching=False,
+    ),
+    Row(
         *("joint", "Joint-task (ResNet-18)", "uvc"),
         data="the course's videos",
         arguments="--weights joint",

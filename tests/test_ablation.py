@@ -16,7 +16,7 @@ from corrlib.datasets import davis
 from corrlib.errors import InputError
 from corrlib.frames import FrameCache
 from corrlib.propagation import PropagationConfig
-from corrlib.recipes import PROFILES
+from corrlib.recipes import PROFILES, RECIPES
 from corrlib.training import Trainer
 from corrlib.weights import load_weights
 
@@ -41,28 +41,40 @@ def record(row="full", seed=0, j=0.5, f=0.5) -> Run:
     return Run(row, seed, j, f, {"one": (j + f) / 2}, [j, j], {}, {})
 
 
-def test_each_row_changes_one_thing_of_the_recipe():
-    full = PROFILES["laptop"]
-    assert ROWS["full"](full) == full
-    for name, change in ROWS.items():
+@pytest.mark.parametrize("method", ROWS)
+def test_each_row_changes_one_thing_of_the_recipe(method):
+    full, rows = RECIPES[method]["laptop"], ROWS[method]
+    assert rows["full"](full) == full
+    for name, change in rows.items():
         changed = change(full)
         parts = [key for key in vars(full) if getattr(full, key) != getattr(changed, key)]
         expected = {"full": [], "untrained": ["steps"]}.get(name, ["model"])
         assert parts == expected, name
-    assert len({str(change(full)) for change in ROWS.values()}) == len(ROWS)
+    assert len({str(change(full)) for change in rows.values()}) == len(rows)
 
 
 def test_a_row_is_trained_scored_and_recorded(box, cache, tmp_path):
     sequences = davis(box / "davis")
     made = run_row("without-cycle", 1, RECIPE, cache, sequences, tmp_path, CARRY, **QUIET)
     model = load_weights(tmp_path / "without-cycle-1" / "weights.safetensors")
-    assert model.config.cycle_weight == 0 and model.config == ROWS["without-cycle"](RECIPE).model
+    without = ROWS["corrflow"]["without-cycle"](RECIPE).model
+    assert model.config.cycle_weight == 0 and model.config == without
     assert made.training["steps_done"] == 2 and made.training["training"]["seed"] == 1
     assert set(made.sequences) == {"one", "two"} and len(made.drift) == 3  # not the first, not last
     read = json.loads((tmp_path / "without-cycle-1.json").read_text())
     assert read["j"] == pytest.approx(made.j, abs=1e-5)
     assert read["settings"]["radius"] == 3
     assert made.j_and_f == pytest.approx(sum(made.sequences.values()) / 2)
+
+
+def test_rows_are_those_of_the_method(box, cache, tmp_path):
+    recipe = replace(RECIPES["joint"]["fast"], steps=1)
+    sequences = davis(box / "davis")
+    for row in ("without-localisation", "untrained"):
+        made = run_row(row, 0, recipe, cache, sequences, tmp_path, CARRY, 4, **QUIET)
+        assert made.training["training"]["model"]["localisation"] == (row == "untrained")
+    with pytest.raises(InputError, match="expected a row among .*without-orthogonal"):
+        run_row("without-cycle", 0, recipe, cache, sequences, tmp_path, CARRY, **QUIET)
 
 
 def test_what_is_recorded_is_not_run_again(box, cache, tmp_path, monkeypatch):
@@ -152,7 +164,7 @@ def test_no_records_and_unknown_rows_are_errors(box, cache, tmp_path):
 
 
 def test_the_command_runs_rows_and_refuses_what_is_learnt_and_scored(box, tmp_path, capsys):
-    common = ("ablation", "--root", box / "davis", "--out", tmp_path / "out")
+    common = ("ablation", "corrflow", "--root", box / "davis", "--out", tmp_path / "out")
     assert "full" in refused(capsys, *common, "--data", box / "video.mp4", "--rows", "luck")
     assert "0,1,2" in refused(capsys, *common, "--data", box / "video.mp4", "--seeds", "x")
     assert "3 frames" in refused(capsys, *common, "--data", box / "video.mp4", "--frames", "2")

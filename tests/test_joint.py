@@ -96,13 +96,15 @@ def test_a_patch_is_localised_by_its_features(generator):
     torch.testing.assert_close(located[0, :, 0, 0], torch.tensor([19.5, 11.5]), atol=0.05, rtol=0)
 
 
-def test_after_the_warm_up_a_patch_is_matched_where_it_went(generator, monkeypatch):
+@pytest.mark.parametrize("context", [False, True])
+def test_after_the_warm_up_a_patch_is_matched_where_it_went(context, generator, monkeypatch):
     """Features are the cells' own pixels, and frame 2 is frame 1 moved by whole cells."""
-    made = model(autoencoder=None, temperature=0.001)
+    made = model(autoencoder=None, temperature=0.001, context=context)
     monkeypatch.setattr(
         made.encoder, "encode", lambda grey, _: F.pixel_unshuffle(grey[:, :1] - 0.5, 8)
     )
-    monkeypatch.setattr(made, "_patches", lambda clips, *_: (clips[:, 0, :, 8:40, 16:48], None))
+    box = torch.tensor([[15.5, 7.5, 47.5, 39.5]])
+    monkeypatch.setattr(made, "_draw", lambda clips, _: (clips[:, 0], (box, box)))
     boxes = []
     localise = made.localise
     monkeypatch.setattr(
@@ -113,7 +115,7 @@ def test_after_the_warm_up_a_patch_is_matched_where_it_went(generator, monkeypat
     for y, x in ((0, 0), (16, 24), (-8, 32)):
         clips = torch.stack([frame, frame.roll((y, x), dims=(2, 3))], dim=1)
         costs.append(made.loss(clips, share=0.8).colour)
-        expected = torch.tensor([[16, 8, 48, 40]]) - 0.5 + torch.tensor([x, y, x, y])
+        expected = box + torch.tensor([x, y, x, y])
         torch.testing.assert_close(boxes[-1], expected, atol=0.05, rtol=0)
         torch.testing.assert_close(costs[-1], costs[0], atol=0.01, rtol=0)
     other = torch.rand(1, 3, 64, 80, generator=generator)
@@ -270,13 +272,13 @@ def test_a_collapsed_match_costs_more_than_the_right_one(generator, monkeypatch)
 def test_only_in_training_patches_are_turned_and_enlarged(generator):
     made = model(rotation=10.0, zoom=1.2)
     clips = clips_of(generator)
-    plain, _ = made._patches(clips, seeded(), both=False)
-    windows = clips[0, 0].unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4)
-    assert (windows == plain[0]).flatten(2).all(dim=2).any()  # a slice of frame 1
-    turned, other = made.train()._patches(clips, seeded(), both=True)
-    assert turned.shape == plain.shape == other.shape and not torch.equal(turned, plain)
+    plain, boxes = made._draw(clips, seeded())
+    assert torch.equal(plain, clips[:, 0])
+    turned, same = made.train()._draw(clips, seeded())
+    assert turned.shape == plain.shape and not torch.equal(turned, plain)
+    assert all(map(torch.equal, boxes, same))
     made.config = replace(made.config, rotation=0.0, zoom=1.0)
-    assert torch.equal(made._patches(clips, seeded(), both=False)[0], plain)
+    assert torch.equal(made._draw(clips, seeded())[0], plain)
 
 
 def test_a_patch_is_turned_about_its_own_centre(generator):
@@ -284,22 +286,44 @@ def test_a_patch_is_turned_about_its_own_centre(generator):
     made = model(rotation=10.0, zoom=1.0).train()
     places = torch.arange(32) - 15.5
     bump = (-(places[:, None] ** 2 + places**2) / 50).exp()
-    clips = bump.expand(1, 2, 3, 32, 32)
-    patches, _ = made._patches(clips, seeded(), both=False)
+    frames, _ = made._draw(bump.expand(1, 2, 3, 32, 32), seeded())
     inner = slice(8, 24)  # away from the corners, where a frame as small as the patch has no more
-    torch.testing.assert_close(patches[0, 0, inner, inner], bump[inner, inner], atol=0.01, rtol=0)
+    torch.testing.assert_close(frames[0, 0, inner, inner], bump[inner, inner], atol=0.01, rtol=0)
 
 
 def test_crops_of_the_warm_up_are_from_about_the_same_place(generator):
     made = model(shift=0.25)
-    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
-    clips = torch.stack([x, y, y]).expand(64, 2, 3, 96, 128)
-    first, second = made._patches(clips, generator, both=True)
-    apart = (second - first)[:, :2, 0, 0]
+    _, (first, second) = made._draw(clips_of(generator, 64, 96, 128), generator)
+    for boxes in (first, second):
+        torch.testing.assert_close(boxes[:, 2:] - boxes[:, :2], torch.full((64, 2), 32.0))
+    apart = (second - first)[:, :2]
     assert apart.abs().max() <= 8 and apart.abs().max() > 4
     assert (apart.amin(dim=0) < 0).all() and (apart.amax(dim=0) > 0).all()
-    corners = first[:, :2, 0, 0]
-    assert corners[:, 0].amax() > 80 and corners[:, 1].amax() > 50 and corners.amin() < 10
+    corners = first[:, :2] + 0.5
+    assert (corners % 8 == 0).all()  # on the cells' own grid
+    assert corners[:, 0].amax() == 96 and corners[:, 1].amax() == 64 and corners.amin() == 0
+
+
+def test_in_context_a_patch_has_the_features_that_it_has_in_its_frame(generator):
+    """Each frame is encoded once, and the crops are those of the images."""
+    made = model(context=True, shift=0.0)
+    clips = clips_of(generator)
+    encoded = []
+    made.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0].shape))
+    first, boxes = made._draw(clips, seeded())
+    features, lab, located = made._patches(first, clips[:, 1], boxes, False, torch.float32)
+    assert encoded == [(4, 3, 48, 64)] and located is None
+    for number, (box, image) in enumerate(zip(boxes, lab, strict=True)):
+        whole = made.features(clips[:, number])
+        frame = scaled_lab(clips[:, number])
+        for sample, (x, y) in enumerate((box[:, :2] + 0.5).long().tolist()):
+            own = whole[sample, :, y // 8 : y // 8 + 4, x // 8 : x // 8 + 4]
+            torch.testing.assert_close(features[number][sample], own, atol=1e-5, rtol=1e-4)
+            own = frame[sample, :, y : y + 32, x : x + 32]
+            torch.testing.assert_close(image[sample], own, atol=1e-5, rtol=1e-4)
+    encoded.clear()
+    made.loss(clips, seeded(), share=0.8)
+    assert encoded == [(4, 3, 48, 64)]
 
 
 @STAGES

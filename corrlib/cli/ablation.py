@@ -21,9 +21,10 @@ def add(commands) -> None:
         commands,
         "ablation",
         _ablation,
-        "train CorrFlow with one part changed at a time, over several seeds, and score all alike",
-        "corrlib ablation --data videos/ --root DAVIS --out runs/ablation --steps 200",
+        "train with one part changed at a time, over several seeds, and score all alike",
+        "corrlib ablation corrflow --data videos/ --root DAVIS --out runs/ablation --steps 200",
     )
+    ablation.add_argument("method", choices=("corrflow", "joint"), help="what is trained")
     ablation.add_argument(
         "--data", type=Path, nargs="+", required=True, metavar="PATH", help="to learn from"
     )
@@ -49,12 +50,13 @@ def _ablation(options: argparse.Namespace) -> int:
     from corrlib.datasets import davis, video_paths
     from corrlib.frames import FrameCache
     from corrlib.propagation import PropagationConfig
-    from corrlib.recipes import PROFILES
+    from corrlib.recipes import RECIPES
 
-    recipe = replace(PROFILES["laptop"], steps=options.steps)
-    rows = options.rows.split(",") if options.rows else list(ROWS)
-    if unknown := [row for row in rows if row not in ROWS]:
-        raise InputError(f"expected rows among {', '.join(ROWS)}, got {unknown[0]!r}")
+    recipe = replace(RECIPES[options.method]["laptop"], steps=options.steps)
+    known = list(ROWS[options.method])
+    rows = options.rows.split(",") if options.rows else known
+    if unknown := [row for row in rows if row not in known]:
+        raise InputError(f"expected rows among {', '.join(known)}, got {unknown[0]!r}")
     try:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError as error:
