@@ -231,6 +231,30 @@ def test_a_notebooks_solution_passes_and_its_stub_waits(path, index):
     assert isinstance(shown, corrlib.checks.Verdict) and shown.status == UNWRITTEN
 
 
+@pytest.mark.parametrize(("path", "index"), EXERCISES.values(), ids=EXERCISES)
+def test_a_notebooks_check_cell_knows_right_from_wrong(path, index):
+    """The cell as it stands, with the stub's name given to the solution and to every mistake."""
+    cells = _code_cells(path)
+    check = CHECKS[cells[index].metadata["check"]]
+    assert len(check.mistakes) >= 2
+    (name,) = _functions(cells[index - 2].source)
+    namespace = _namespace(path)
+
+    def verdict(function):
+        namespace[name] = function
+        return eval(cells[index - 1].source.strip().splitlines()[-1], namespace)
+
+    assert verdict(check.solution).status == PASSED
+    for mistake in check.mistakes:
+        wrong = verdict(mistake.function)
+        assert (wrong.status, wrong.message) == (FAILED, mistake.hint)
+
+
+def test_every_check_belongs_to_one_exercise():
+    used = [_code_cells(path)[index].metadata["check"] for path, index in EXERCISES.values()]
+    assert sorted(used) == sorted(CHECKS)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_checks_run_in_the_notebook_that_says_so(path):
     """The check cell and the solution cell name the check that the metadata names."""

@@ -96,15 +96,16 @@ def bench_train_joint(
 
 
 def _encoder_alone(trainer: Trainer) -> Callable[[], None]:
-    """Patches and frames of a step through the encoder, forward and backward."""
+    """What a step encodes, forward and backward: frames, and patches where they stand alone."""
     model, config = trainer.model, trainer.config
-    frames, patches = (
+    whole = config.clips.size
+    batches = [
         torch.rand(config.batch, 3, side, side, device=trainer.device)
-        for side in (config.clips.size, model.config.patch)
-    )
+        for side in (whole, whole if model.config.context else model.config.patch)
+    ]
 
     def encode() -> None:
-        total = sum(model.features(part, trainer.precision).mean() for part in (frames, patches))
+        total = sum(model.features(batch, trainer.precision).mean() for batch in batches)
         total.backward()
         trainer.optimiser.zero_grad(set_to_none=True)
 

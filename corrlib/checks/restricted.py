@@ -120,8 +120,8 @@ window_scores = Check(
             _columns_outermost,
         ),
         Mistake(
-            "the window is turned round: offset (dy, dx) compares target p with reference "
-            "p + (dy, dx), not p - (dy, dx)",
+            "the window is turned round: offset (dy, dx) compares target q with reference "
+            "q + (dy, dx), not q - (dy, dx)",
             _other_way,
         ),
         Mistake(
@@ -131,7 +131,7 @@ window_scores = Check(
         ),
         Mistake(
             "torch.roll lets borders look at the opposite side, and it moves the reference the "
-            "wrong way: p wants what is at p + (dy, dx)",
+            "wrong way: q wants what is at q + (dy, dx)",
             _wrapped_other_way,
         ),
         Mistake(
@@ -140,7 +140,7 @@ window_scores = Check(
         ),
         Mistake(
             "reference and target are swapped: the target stays, the reference is looked up at "
-            "p + (dy, dx)",
+            "q + (dy, dx)",
             _target_moved,
         ),
         Mistake("a dot product is the sum over channels, not their mean", _mean),

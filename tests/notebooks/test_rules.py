@@ -26,6 +26,25 @@ ABSOLUTE_PATHS = re.compile(r"(?<![\w.:/])/(?:home|root|work|Users|tmp|mnt)/|\b[
 MARKDOWN_IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)[^)]*\)")
 MARKDOWN_LINK = re.compile(r"\]\(([^)\s]+)\)")
 HTML_IMAGE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
+# What a page fetches by itself, without anybody following a link.
+FETCHED = re.compile(
+    r"""\b(?:src|srcset|poster|data-main)\s*=\s*["']?\s*(?:https?:)?//"""
+    r"""|<link\b[^>]*\bhref\s*=\s*["']?\s*(?:https?:)?//"""
+    r"""|@import|url\(\s*["']?\s*(?:https?:)?//|\bfetch\(|XMLHttpRequest|\brequire(?:js)?\.config""",
+    re.IGNORECASE,
+)
+FILE_NAME = re.compile(
+    r"[\w./-]*\w\.(?:pt|json|npy|npz|png|jpe?g|mp4|csv|safetensors|txt|pkl|html)"
+)
+# What would let one lesson's run meet another's, or a cell's effect outlive its kernel.
+SHARED = re.compile(
+    r"^\s*[%!]|\brun_line_magic\b|\bchdir\(|\bos\.environ\[[^]]*\]\s*=|\bsys\.path\b"
+    r"|\bsubprocess\b",
+    re.MULTILINE,
+)
+WRITERS = {"mkdir", "write_text", "write_bytes", "save", "savefig", "save_file", "build", "Trainer"}
+WRITERS |= {"VideoWriter", "write_mask", "write_figures", "dump", "touch", "copy_file", "copytree"}
+TAUGHT = ("1905.00875", "1909.11895")
 HTML_TARGET = re.compile(r"""\b(?:src|href)\s*=\s*["']([^"']+)["']""", re.IGNORECASE)
 
 # In this order; what stands between them is each notebook's own.
@@ -106,6 +125,30 @@ class TestExecution:
         assert "profile laptop" in printed
         assert "only show that the code runs" not in printed
 
+    def test_outputs_fetch_nothing(self, path):
+        """A saved page can be read without a network: what it shows, it holds."""
+        for output in outputs(path):
+            data = output.get("data", {})
+            assert not [kind for kind in data if "javascript" in kind]
+            for kind, value in data.items():
+                if kind.startswith("text/"):
+                    assert not FETCHED.search(text(value)), text(value)[:200]
+
+    def test_runs_alone_and_in_any_order(self, path):
+        """A lesson reads what the repository holds, and writes where nobody else reads."""
+        for cell in code_cells(path)[1:]:
+            assert not SHARED.search(text(cell.source)), cell.source
+        whole = "\n".join(sources(path, "code"))
+        temporary = "TemporaryDirectory()" in whole
+        for cell in code_cells(path)[1:]:
+            for node in ast.walk(tree(cell)):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    if FILE_NAME.fullmatch(node.value):
+                        assert temporary or (path.parent / node.value).exists(), node.value
+                if isinstance(node, ast.Call):
+                    name = ast.unparse(node.func).rsplit(".", 1)[-1]
+                    assert temporary or name not in WRITERS, ast.unparse(node)
+
     def test_holds_no_traces_of_the_machine(self, path):
         for cell in read(path).cells:
             assert not ABSOLUTE_PATHS.search(text(cell.source)), cell.source
@@ -129,8 +172,51 @@ class TestText:
 
     def test_has_something_to_predict_to_do_and_to_fail(self, path):
         whole = "\n".join(sources(path, "markdown")).lower()
-        for name in ("predict", "○", "control"):
+        for name in ("○", "control"):
             assert name in whole, name
+        assert whole.count("**predict") >= 4
+
+    def test_opens_where_the_last_lesson_ended(self, path):
+        opening = sources(path, "markdown")[0].split("\n\n")[1]
+        before = NOTEBOOKS[: NOTEBOOKS.index(path)]
+        if before:
+            assert f"]({before[-1].name})" in opening
+
+    def test_asks_one_question(self, path):
+        assert sources(path, "markdown")[0].count("**The question:** *") == 1
+
+    def test_ends_with_the_ways_on(self, path):
+        place = NOTEBOOKS.index(path)
+        last = sources(path, "markdown")[-1].splitlines()[-1]
+        around = [NOTEBOOKS[i].name for i in (place - 1, place + 1) if 0 <= i < len(NOTEBOOKS)]
+        for name in (*around, "glossary.md"):
+            assert f"]({name})" in last
+
+    def test_figures_are_spoken_about(self, path):
+        """The text that follows a figure begins with a sentence, not with the next heading."""
+        cells = read(path).cells
+        for index, cell in enumerate(cells):
+            if any("image/png" in o.get("data", {}) for o in cell.get("outputs", ())):
+                after = [text(c.source) for c in cells[index:] if c.cell_type == "markdown"]
+                assert after and not after[0].startswith("#"), after[0][:80]
+
+    def test_symbols_stand_beside_their_shapes(self, path):
+        tables = re.findall(r"^\| symbol \|.*$", "\n".join(sources(path, "markdown")), re.MULTILINE)
+        assert tables and all("shape" in head for head in tables), tables
+
+    def test_common_mistakes_name_the_section_that_shows_them(self, path):
+        whole = "\n".join(sources(path, "markdown"))
+        (part,) = re.findall(r"^### Common mistakes.*?(?=^## )", whole, re.MULTILINE | re.DOTALL)
+        named = re.findall(r"^\|.*\| section (\d+) \|$", part, re.MULTILINE)
+        assert len(named) == part.count("\n|") - 2 >= 3
+        for number in named:
+            assert re.search(rf"^## {number} ", whole, re.MULTILINE), number
+
+    def test_the_papers_it_teaches_are_cited_by_section(self, path):
+        found = re.split(r"^#+ .*references", sources(path, "markdown")[-1], flags=re.M | re.I)[-1]
+        for line in found.splitlines():
+            if any(paper in line for paper in TAUGHT):
+                assert re.search(r"\b(?:section|equation|table)s? \d", line), line
 
     def test_the_badge_opens_this_notebook(self, path):
         whole = "\n".join(sources(path, "markdown"))
@@ -184,7 +270,8 @@ class TestText:
     def test_three_questions_have_folded_answers(self, path):
         whole = "\n".join(sources(path, "markdown"))
         after = re.split(r"^#+ .*self-test", whole, flags=re.MULTILINE | re.IGNORECASE)[-1]
-        assert after.count("<details") == after.count("</details>") >= 3
+        assert after.count("<details") == after.count("</details>") == 3
+        assert re.findall(r"^\*\*(\d)\.\*\*", after, re.MULTILINE) == ["1", "2", "3"]
 
     def test_figures_are_many_enough(self, path):
         kinds = [kind for output in outputs(path) for kind in output.get("data", {})]
