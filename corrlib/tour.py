@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from corrlib import baselines, views
+from corrlib import attention_page, baselines, views
 from corrlib.clips import Clip, shipped_clip, shipped_clips
 from corrlib.corrflow import CorrFlow
 from corrlib.device import choose_device, choose_precision
@@ -132,7 +132,8 @@ def tour(
     }
     _write_video(out / "comparison.mp4", clip, frames, shown)
     _draw(out, clip, frames, shown, trained, ours[0], chosen)
-    page = _page(out, clip, cache, trained, figures, metrics, time.monotonic() - started)
+    explorer = _explorer(frames[0], frames[ATTENTION_FRAME], ours[0], chosen)
+    page = _page(out, clip, cache, trained, figures, metrics, explorer, time.monotonic() - started)
     with atomic_path(out / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     report(f"done in {time.monotonic() - started:.0f} s: open {out / 'report.html'}")
@@ -268,6 +269,24 @@ def _draw(
     _write_figure(out / "attention.png", figure)
 
 
+def _explorer(
+    reference: torch.Tensor, target: torch.Tensor, extractor: FeatureExtractor, device: torch.device
+) -> str:
+    """The same cell, and all others, with the trained features in the report itself."""
+    *features, stride = attention_page.encode_pair(reference, target, extractor, device)
+    u, v = (int(place * extractor.stride / stride) for place in ATTENTION_CELL)
+    return attention_page.explorer(
+        reference,
+        target,
+        *features,
+        stride,
+        cell=(u, v),
+        radius=round(PropagationConfig.radius * extractor.stride / stride),
+        target_alt=f"Target, frame {ATTENTION_FRAME}: a hand holds a printed box over a cloth.",
+        still="<p>Scripts are off: the picture below shows one cell.</p>",
+    )
+
+
 def _write_figure(path: Path, figure) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(views.png(figure))
@@ -300,6 +319,7 @@ def _page(
     trained: list[Trained],
     figures: dict[str, dict],
     metrics: dict[str, dict],
+    explorer: str,
     seconds: float,
 ) -> str:
     def data(name: str, kind: str) -> str:
@@ -353,10 +373,14 @@ inference, so the difference between them is what the features know.</p>
 <figure><img src="{data("masks.png", "image/png")}" alt="Masks on three frames: drawn by hand,
 identity, colour patches and ours."><figcaption>Three of the scored frames.</figcaption></figure>
 <h2>Where does a pixel look?</h2>
+<p>Choose a cell of frame {ATTENTION_FRAME}. It looks for itself in frame 0, with the features that
+were just trained: in the whole frame, only nearby, or only at the best cells. This page computes
+it.</p>
+{explorer}
 <figure><img src="{data("attention.png", "image/png")}" alt="A cell of frame {ATTENTION_FRAME} and
 the places in frame 0 that explain it, by colour patches and by the trained features."><figcaption>
-The marked cell of frame {ATTENTION_FRAME} looks for itself in frame 0, inside the dashed square:
-bright is a strong affinity, the cross is the strongest.</figcaption></figure>
+One cell, at the finer grid that carried the mask: colour patches beside ours. It looks inside the
+dashed square; bright is a strong affinity, the cross is the strongest.</figcaption></figure>
 <h2>Learning</h2>
 <figure class="small"><img src="{data("loss.png", "image/png")}" alt="The training loss over the
 steps, a line for each seed."><figcaption>Each point is a mean over {Trainer.LOG_EVERY} steps of

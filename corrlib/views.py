@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from IPython.display import Image, display
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -29,7 +30,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from PIL import Image as PillowImage
 
-from corrlib.affinity import full_affinity
+from corrlib.affinity import full_affinity, keep_top
 from corrlib.errors import InputError
 from corrlib.masks import overlay
 
@@ -69,19 +70,62 @@ def show(figure: Figure, alt: str) -> Picture:
     return Picture(data=png(figure), format="png", alt=alt)
 
 
-def png(figure: Figure, small: bool = True) -> bytes:
-    """The figure as PNG bytes: small with colours rounded to ``BITS`` bits, or else quickly."""
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes, small: colours are rounded to ``BITS`` bits."""
+    levels = 2**BITS - 1
+    pixels = (_pixels(figure)[..., :3].astype(np.uint16) * levels + 127) // 255 * 255 // levels
+    buffer = io.BytesIO()
+    picture = PillowImage.fromarray(pixels.astype(np.uint8))
+    picture.save(buffer, format="png", compress_level=9)
+    return buffer.getvalue()
+
+
+def jpeg(figure: Figure) -> bytes:
+    """The figure as JPEG bytes, made in a tenth of the time of a PNG: for figures that change."""
+    buffer = io.BytesIO()
+    # Colour at full resolution, or else thin lines fade.
+    picture = PillowImage.fromarray(_pixels(figure)).convert("RGB")
+    picture.save(buffer, "jpeg", quality=90, subsampling=0)
+    return buffer.getvalue()
+
+
+class LiveFigure(Figure):
+    """A figure most of which is drawn once.
+
+    Attributes:
+        moving: what is drawn anew every time, in this order, over all else. It may be replaced;
+            what is not in it when the figure is drawn first is never drawn again.
+    """
+
+    def __init__(self, **options):
+        super().__init__(dpi=DPI, **options)
+        self.moving: list[Artist] = []
+        self._still = None
+
+    def pixels(self) -> np.ndarray:
+        """``(H, W, 4)`` uint8."""
+        if self._still is None:
+            shown = [(artist, artist.get_visible()) for artist in self.moving]
+            for artist, _ in shown:
+                artist.set_visible(False)
+            FigureCanvasAgg(self).draw()
+            self._still = self.canvas.copy_from_bbox(self.bbox)
+            for artist, visible in shown:
+                artist.set_visible(visible)
+        self.canvas.restore_region(self._still)
+        for artist in self.moving:
+            artist.draw(self.canvas.get_renderer())
+        return np.asarray(self.canvas.buffer_rgba())
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    """``(H, W, 4)`` uint8 of a figure, at ``DPI``."""
+    if isinstance(figure, LiveFigure):
+        return figure.pixels()
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    if small:
-        levels = 2**BITS - 1
-        pixels = (pixels.astype(np.uint16) * levels + 127) // 255 * 255 // levels
-    buffer = io.BytesIO()
-    picture = PillowImage.fromarray(pixels.astype(np.uint8))
-    picture.save(buffer, format="png", compress_level=9 if small else 1)
-    return buffer.getvalue()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def images(
@@ -133,7 +177,7 @@ def clip_strip(
         indices = spread(len(frames), 6)
     figure, axes = _grid(len(indices), min(len(indices), 6), _aspect(frames[0]))
     for axis, index in zip(axes, indices, strict=False):
-        axis.imshow(_masked(frames[index], masks, index))
+        axis.imshow(masked(frames[index], masks, index))
         axis.set_title(f"frame {index}", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11)
@@ -159,7 +203,7 @@ def mask_comparison(
     for row, index in enumerate(indices):
         for column, (title, masks) in enumerate(columns.items()):
             axis = next(cells)
-            axis.imshow(_masked(frames[index], masks, index))
+            axis.imshow(masked(frames[index], masks, index))
             if row == 0:
                 axis.set_title(title, fontsize=9.5)
             if column == 0:
@@ -264,43 +308,68 @@ def tracks(
     indices = spread(len(frames), 3) if indices is None else indices
     columns = min(len(indices), 3)
     figure, axes, beside = _labelled_grid(len(indices), columns, _aspect(frames[0]))
-    colours, scale = colormaps["viridis"], Normalize(0, 1)
     for number, (axis, index) in enumerate(zip(axes, indices, strict=True)):
         axis.imshow(_rgb(frames[index]))
         axis.set_title(f"frame {index}", fontsize=9.5)
         _in_pixels(axis, rows=number % columns == 0)
-        paths = _numpy(position[max(0, index - tail) : index + 1])  # (tail, N, 2)
-        shades = colours(scale(_numpy(confidence[index]))).tolist()
-        for point, (colour, seen) in enumerate(zip(shades, visible[index].tolist(), strict=True)):
-            axis.plot(*paths[:, point].T, color=colour, lw=1.3, path_effects=_THIN_OUTLINE)
-            x, y = paths[-1, point]
-            if np.isnan(x):
-                continue
-            _point(axis, x, y, colour if seen else "none", "black" if seen else colour)
-            axis.annotate(
-                *(str(point + 1), (x, y), (5, 4)),
-                textcoords="offset points",
-                color="white",
-                fontsize=8,
-                path_effects=_THIN_OUTLINE,
-                annotation_clip=True,
-            )
+        draw_points(axis, position, visible, confidence, index, tail)
     if cursor is not None:
-        axes[0].plot(*cursor, "+", color="white", ms=14, mew=2, path_effects=_OUTLINE)
-    _keep_limits(axes, frames)
-    bar = figure.colorbar(ScalarMappable(scale, colours), cax=beside)
+        draw_cursor(axes[0], cursor)
+    keep_limits(axes, frames)
+    confidence_bar(figure, beside)
+    legend_below(figure, point_handles(tail, cursor is not None))
+    return figure
+
+
+def draw_points(
+    axis: Axes,
+    position: torch.Tensor,
+    visible: torch.Tensor,
+    confidence: torch.Tensor,
+    index: int,
+    tail: int,
+) -> None:
+    """The points of one frame over its picture, with their paths; arguments as :func:`tracks`."""
+    paths = _numpy(position[max(0, index - tail) : index + 1])  # (tail, N, 2)
+    shades = colormaps["viridis"](_numpy(confidence[index]).clip(0, 1)).tolist()
+    for point, (colour, seen) in enumerate(zip(shades, visible[index].tolist(), strict=True)):
+        axis.plot(*paths[:, point].T, color=colour, lw=1.3, path_effects=_THIN_OUTLINE)
+        x, y = paths[-1, point]
+        if np.isnan(x):
+            continue
+        _point(axis, x, y, colour if seen else "none", "black" if seen else colour)
+        axis.annotate(
+            *(str(point + 1), (x, y), (5, 4)),
+            textcoords="offset points",
+            color="white",
+            fontsize=8,
+            path_effects=_THIN_OUTLINE,
+            annotation_clip=True,
+        )
+
+
+def draw_cursor(axis: Axes, place: tuple[float, float]) -> None:
+    axis.plot(*place, "+", color="white", ms=14, mew=2, path_effects=_OUTLINE)
+
+
+def confidence_bar(figure: Figure, axis: Axes) -> None:
+    """What the colours of :func:`draw_points` mean, drawn in axes beside the picture."""
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), colormaps["viridis"]), cax=axis)
     bar.set_label("confidence (0 to 1)", fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    middle = colours(0.7)
+
+
+def point_handles(tail: int, cursor: bool = False) -> dict[str, Line2D]:
+    """The legend of :func:`draw_points`."""
+    middle = colormaps["viridis"](0.7)
     handles = {
         "visible": _handle("o", middle, "black"),
         "occluded": _handle("o", "none", middle),
         f"path of the last {tail} frames": Line2D([], [], color=middle, lw=1.6),
     }
-    if cursor is not None:
+    if cursor:
         handles["cursor"] = Line2D([], [], marker="+", color="black", lw=0, ms=10, mew=2)
-    _legend_below(figure, handles)
-    return figure
+    return handles
 
 
 def skeletons(
@@ -342,7 +411,7 @@ def skeletons(
                 axis.plot(*true.T, "o", mfc="none", mec=ring, ms=8, mew=1.6)
             for x, y in points:
                 _point(axis, x, y, joint, "black", size=5)
-    _keep_limits(axes, frames)
+    keep_limits(axes, frames)
     handles = {
         "joint": _handle("o", joint, "black"),
         "bone": Line2D([], [], color=bone, lw=1.6, path_effects=_THIN_OUTLINE),
@@ -350,7 +419,7 @@ def skeletons(
     if truth is not None:
         handles["true place"] = _handle("o", "none", ring)
         handles["error"] = Line2D([], [], color=miss, lw=1.6)
-    _legend_below(figure, handles)
+    legend_below(figure, handles)
     return figure
 
 
@@ -391,7 +460,7 @@ def sweeps(
     if limits:
         axes[0].set_ylim(*limits)
     handles, labels = axes[0].get_legend_handles_labels()
-    _legend_below(figure, dict(zip(labels, handles, strict=True)))
+    legend_below(figure, dict(zip(labels, handles, strict=True)))
     return figure
 
 
@@ -414,7 +483,7 @@ def settings_comparison(
     above, below = figure.subfigures(2, 1, height_ratios=(side * _aspect(frame) + 0.3, 1.9))
     axes = above.subplots(1, len(masks), squeeze=False)[0]
     for axis, (title, mask) in zip(axes, masks.items(), strict=True):
-        axis.imshow(_rgb(frame) if mask is None else _masked(frame, {index: mask}, index))
+        axis.imshow(_rgb(frame) if mask is None else masked(frame, {index: mask}, index))
         axis.set_title(title, fontsize=9.5)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -479,20 +548,28 @@ class AttentionView:
     """The figure of :func:`attention`, which can be updated at little cost."""
 
     def __init__(
-        self, reference: torch.Tensor, target: torch.Tensor, titles: Sequence[str], stride: int
+        self,
+        reference: torch.Tensor,
+        target: torch.Tensor,
+        titles: Sequence[str],
+        stride: int,
+        axes: Sequence[Axes] | None = None,
     ):
+        """``axes``: of the target, then of each map; by default those of a new figure."""
         self.stride, self.titles = stride, tuple(titles)
-        count = len(self.titles)
-        side = WIDTH / (count + 1)
-        height = side * _aspect(target)
-        self.figure = Figure(figsize=(WIDTH, height + 0.56))
-        bottom, top = 0.26 / (height + 0.56), 1 - 0.3 / (height + 0.56)
-        self._target, *self._axes = self.figure.subplots(
-            1,
-            count + 1,
-            gridspec_kw={"left": 0.005, "right": 0.995, "bottom": bottom, "top": top}
-            | {"wspace": 0.04},
-        )
+        if axes is None:
+            count = len(self.titles)
+            height = WIDTH / (count + 1) * _aspect(target)
+            figure = Figure(figsize=(WIDTH, height + 0.56))
+            bottom, top = 0.26 / (height + 0.56), 1 - 0.3 / (height + 0.56)
+            axes = figure.subplots(
+                1,
+                count + 1,
+                gridspec_kw={"left": 0.005, "right": 0.995, "bottom": bottom, "top": top}
+                | {"wspace": 0.04},
+            )
+        self._target, *self._axes = axes
+        self.figure = self._target.figure
         for axis in (self._target, *self._axes):
             axis.set_xticks([])
             axis.set_yticks([])
@@ -505,7 +582,8 @@ class AttentionView:
         # A dim, grey reference lets the colours of the attention stand out.
         dim = (_rgb(grey(reference)) * 0.6).astype(np.uint8)
         self._maps, self._peaks, self._squares = [], [], []
-        for axis in self._axes:
+        for title, axis in zip(self.titles, self._axes, strict=True):
+            axis.set_title(title, fontsize=10)
             axis.imshow(dim)
             self._maps.append(axis.imshow(np.zeros((1, 1, 4)), interpolation="nearest"))
             axis.set_xlim(self._target.get_xlim())
@@ -525,8 +603,8 @@ class AttentionView:
         self._column.set_xdata([u * s + (s - 1) / 2])
         self._row.set_ydata([v * s + (s - 1) / 2])
         self._target.set_xlabel(f"□ cell ({u}, {v})", fontsize=9)
-        parts = (self.titles, maps, self._axes, self._maps, self._peaks, self._squares)
-        for title, values, axis, picture, peak, square in zip(*parts, strict=True):
+        parts = (maps, self._axes, self._maps, self._peaks, self._squares)
+        for values, axis, picture, peak, square in zip(*parts, strict=True):
             height, width = values.shape
             strongest = max(float(values.max()), 1e-12)
             share = _numpy(values) / strongest
@@ -536,11 +614,16 @@ class AttentionView:
             picture.set_extent((-0.5, width * s - 0.5, height * s - 0.5, -0.5))
             x, y = peak_cell(values)
             peak.set_data([x * s + (s - 1) / 2], [y * s + (s - 1) / 2])
-            axis.set_title(title, fontsize=10)
             axis.set_xlabel(f"+ strongest: cell ({x}, {y}), {strongest:.3g}", fontsize=9)
             square.set_visible(radius is not None)
             if radius is not None:
                 self._place(square, u, v, radius)
+
+    @property
+    def moving(self) -> list[Artist]:
+        """Everything in the pictures that :meth:`update` changes, for a :class:`LiveFigure`."""
+        target = [self._column, self._row, self._cell]
+        return [*target, *self._maps, *self._squares, *self._peaks]
 
     def _square(self, axis: Axes, colour: str, style: str) -> Rectangle:
         square = Rectangle((0, 0), 1, 1, fill=False, edgecolor=colour, linestyle=style, lw=1.6)
@@ -562,6 +645,7 @@ def attention_map(
     cell: tuple[int, int],
     temperature: float,
     radius: int | None = None,
+    topk: int | None = None,
 ) -> torch.Tensor:
     """One column of an affinity as a map: how much each reference cell explains a target cell.
 
@@ -571,6 +655,7 @@ def attention_map(
         temperature: τ of the softmax.
         radius: M; only cells at most so many rows and columns away are looked at. ``None`` for
             full attention.
+        topk: k; only the k best of these cells keep a weight. ``None`` for all.
 
     Returns:
         ``(h, w)``, summing to 1.
@@ -588,6 +673,8 @@ def attention_map(
         columns = slice(max(u - radius, 0), u + radius + 1)
     seen = reference[:, :, rows, columns]
     affinity = full_affinity(seen, target[:, :, v : v + 1, u : u + 1], temperature)
+    if topk is not None:
+        affinity = keep_top(affinity, topk)
     result = torch.zeros(height, width)
     result[rows, columns] = affinity[0, :, 0].unflatten(0, seen.shape[-2:]).cpu()
     return result
@@ -668,11 +755,14 @@ def _handle(marker: str, face, edge) -> Line2D:
     return Line2D([], [], marker=marker, lw=0, mfc=face, mec=edge, ms=7, mew=1.6)
 
 
-def _legend_below(figure: Figure, handles: Mapping[str, Line2D]) -> None:
+def legend_below(figure: Figure, handles: Mapping[str, Artist], bottom: float = 0) -> None:
+    """A row of handles, below everything or, as a share of the height, ``bottom`` above that."""
+    layout = figure.get_layout_engine()
     figure.legend(
         handles.values(),
         handles.keys(),
-        loc="outside lower center" if figure.get_layout_engine() else "lower center",
+        loc="outside lower center" if layout else "lower center",
+        bbox_to_anchor=None if layout else (0, bottom, 1, 1),
         ncols=len(handles),
         frameon=False,
         fontsize=9,
@@ -691,7 +781,7 @@ def _in_pixels(axis: Axes, rows: bool) -> None:
         axis.set_ylabel("y (pixels)", fontsize=8)
 
 
-def _keep_limits(axes: Sequence[Axes], frames: torch.Tensor) -> None:
+def keep_limits(axes: Sequence[Axes], frames: torch.Tensor) -> None:
     """Show the picture, whatever was drawn beside it."""
     height, width = frames.shape[-2:]
     for axis in axes:
@@ -706,7 +796,7 @@ def _colour_bar(figure: Figure, drawn, axis: Axes, label: str | None) -> None:
         bar.set_label(label, fontsize=9)
 
 
-def _masked(
+def masked(
     frame: torch.Tensor, masks: torch.Tensor | Mapping[int, torch.Tensor] | None, index: int
 ) -> np.ndarray:
     """The frame in colour, or in grey under its mask, which stands out there on any object."""

@@ -55,6 +55,13 @@ def test_the_report_is_one_page_that_needs_no_network(toured):
     assert shipped_clip(CLIP).attribution in page
 
 
+def test_the_report_computes_where_a_pixel_looks(toured):
+    page = (toured[0] / "report.html").read_text()
+    (fragment,) = re.findall(r'<section class="attention-explorer".*?</section>', page, re.DOTALL)
+    assert page.index("Where does a pixel look?") < page.index(fragment) < page.index("Learning")
+    assert len(fragment.encode()) < 600_000
+
+
 def test_it_says_what_it_does_and_leaves_no_halves(toured):
     out, _, lines = toured
     assert [line[:5] for line in lines if line.startswith("[")] == [

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from corrlib import views
@@ -29,7 +30,11 @@ def features(generator):
 
 
 def drawn(figure: Figure) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(views.png(figure))).convert("RGB"))
+    return opened(views.png(figure))
+
+
+def opened(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def titles(figure: Figure) -> list[str]:
@@ -77,7 +82,6 @@ class TestShow:
         smooth = torch.nn.functional.avg_pool2d(noise, 5, 1, 2)
         figure = views.clip_strip(smooth)
         assert len(views.png(figure)) < 150_000
-        assert len(views.png(figure)) < len(views.png(figure, small=False))
 
 
 class TestImages:
@@ -252,6 +256,53 @@ class TestAttention:
         assert views.png(view.figure) == first
         with pytest.raises(ValueError):
             view.update(maps[:1], (1, 1))
+
+
+class TestLiveFigure:
+    @pytest.fixture
+    def live(self):
+        figure = views.LiveFigure(figsize=(2, 1), facecolor="black")
+        axis = figure.add_axes((0, 0, 1, 1))
+        axis.axis("off")
+        axis.set_xlim(0, 2)
+        axis.set_ylim(0, 1)
+        still = axis.add_patch(Rectangle((0, 0), 0.5, 1, color="white"))
+        moving = axis.add_patch(Rectangle((1, 0), 0.5, 1, color="white"))
+        figure.moving = [moving]
+        return figure, still, moving
+
+    def lit(self, figure) -> list[bool]:
+        """Whether each quarter of the width is white."""
+        middle = drawn(figure)[45]
+        return [middle[x].mean() > 128 for x in (22, 67, 112, 157)]
+
+    def test_looks_as_if_it_were_drawn_whole(self, live):
+        figure, _, moving = live
+        assert self.lit(figure) == [True, False, True, False]
+        moving.set_x(1.5)
+        assert self.lit(figure) == [True, False, False, True]
+        moving.set_visible(False)
+        assert self.lit(figure) == [True, False, False, False]
+
+    def test_only_what_moves_is_drawn_again(self, live):
+        figure, still, moving = live
+        self.lit(figure)
+        still.set_x(0.5)
+        assert self.lit(figure) == [True, False, True, False]
+        figure.moving = []
+        assert self.lit(figure) == [True, False, False, False]
+
+    def test_what_is_hidden_at_first_can_be_shown_later(self, live):
+        figure, _, moving = live
+        moving.set_visible(False)
+        assert self.lit(figure) == [True, False, False, False]
+        moving.set_visible(True)
+        assert self.lit(figure) == [True, False, True, False]
+
+    def test_a_jpeg_shows_the_same_as_a_png(self, clip):
+        figure = views.images({"a": clip.frames[0], "b": clip.masks[0]})
+        pair = [opened(data).astype(float) for data in (views.png(figure), views.jpeg(figure))]
+        assert np.abs(pair[0] - pair[1]).mean() < 4
 
 
 class TestTracks:

@@ -14,8 +14,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from corrlib import widgets
-from corrlib.affinity import normalise
+from corrlib import views, widgets
+from corrlib.affinity import full_affinity, keep_top, normalise, restricted_affinity
 from corrlib.baselines import colour_patch
 from corrlib.errors import InputError
 from corrlib.feature_cache import cached
@@ -23,6 +23,7 @@ from corrlib.metrics import region_similarity
 from corrlib.propagation import PropagationConfig, propagate_mask
 from corrlib.synthetic import synthetic_clip
 from corrlib.tracks import PointEstimate, track_points
+from corrlib.widgets import points
 
 CLOCK = itertools.count(1)
 
@@ -32,13 +33,13 @@ def explorer():
     frames = synthetic_clip(frames=2, height=45, width=70, seed=1).frames
     maps = normalise(torch.randn(2, 8, 6, 9, generator=torch.Generator().manual_seed(0)))
     return widgets.attention_explorer(
-        frames[0], frames[1], maps[:1], maps[1:], stride=8, temperature=0.1, radius=2
+        frames[0], frames[1], maps[:1], maps[1:], stride=8, temperature=0.1, radius=2, topk=5
     )
 
 
 def parts(box):
-    *controls, picture, words = box.children
-    return controls, picture, words
+    row, *_, picture, words = box.children
+    return row.children, picture, words
 
 
 def click(picture: widgets.ClickablePicture, axes: int, x: float, y: float) -> None:
@@ -58,19 +59,19 @@ def a_figure() -> Figure:
 class TestAttentionExplorer:
     def test_shows_a_picture_and_says_what_it_shows(self, explorer):
         controls, picture, words = parts(explorer)
-        assert Image.open(io.BytesIO(picture.data)).format == "PNG"
+        assert Image.open(io.BytesIO(picture.data)).format == "JPEG"
         assert "Target cell (4, 3)" in words.value
-        assert words.value.count("bits") == 2
+        assert words.value.count("bits") == 3
         assert 'role="status"' in words.value
 
     def test_sliders_are_described_in_words_and_cover_the_map(self, explorer):
-        u, v, temperature, radius = parts(explorer)[0]
+        u, v, temperature, radius, topk, near = parts(explorer)[0]
         assert (u.min, u.max, v.min, v.max) == (0, 8, 0, 5)
-        assert (temperature.value, radius.value) == (0.1, 2)
-        for control in (u, v, temperature, radius):
+        assert (temperature.value, radius.value, topk.value) == (0.1, 2, 5)
+        for control in (u, v, temperature, radius, topk, near):
             assert len(control.description) > 8
 
-    @pytest.mark.parametrize("index", range(4))
+    @pytest.mark.parametrize("index", range(5))
     def test_every_control_redraws(self, explorer, index):
         controls, picture, words = parts(explorer)
         before, said = picture.data, words.value
@@ -108,9 +109,9 @@ class TestAttentionExplorer:
         target = torch.eye(54).view(1, 54, 6, 9)  # every cell like itself alone
         moved = target.roll((1, -2), (2, 3))
         box = widgets.attention_explorer(frames[0], frames[1], moved, target, 8)
-        assert box.children[-1].value.count("at (2, 4), 2 left and 1 down from") == 2
+        assert box.children[-1].value.count("at (2, 4), 2 left and 1 down from") == 3
         box = widgets.attention_explorer(frames[0], frames[1], target, target, 8)
-        assert box.children[-1].value.count("at (4, 3), no cell from") == 2
+        assert box.children[-1].value.count("at (4, 3), no cell from") == 3
 
     def test_a_large_radius_at_the_start_is_kept(self):
         frames = torch.zeros(2, 3, 16, 24, dtype=torch.uint8)
@@ -126,6 +127,76 @@ class TestAttentionExplorer:
         click(picture, 1, 2 * 8, 2 * 8)  # the reference
         assert (controls[0].value, controls[1].value) == (7, 1)
         controls[0].value, controls[1].value = 4, 3
+
+    def test_the_three_maps_are_those_of_the_library(self, explorer):
+        _, _, words = parts(explorer)
+        maps = normalise(torch.randn(2, 8, 6, 9, generator=torch.Generator().manual_seed(0)))
+        full = full_affinity(maps[:1], maps[1:], 0.1)
+        near = restricted_affinity(maps[:1], maps[1:], 2, 0.1)[0, :, 3, 4]
+        columns = full[0, :, 4 + 3 * 9], near, keep_top(full, 5)[0, :, 4 + 3 * 9]
+        for column, line in zip(columns, words.value.split("<br>")[1:], strict=True):
+            bits = -(column.clamp(min=1e-30) * column.clamp(min=1e-30).log2()).sum()
+            assert f"strongest ({column.max():.3g})" in line
+            assert f"entropy {bits:.1f} bits" in line
+        assert "The 5 best of all:" in words.value
+
+    def test_the_best_cells_can_be_those_of_the_window(self, explorer):
+        controls, _, words = parts(explorer)
+        controls[0].value, controls[1].value, controls[5].value = 0, 0, True
+        maps = normalise(torch.randn(2, 8, 6, 9, generator=torch.Generator().manual_seed(0)))
+        near = restricted_affinity(maps[:1], maps[1:], 2, 0.1)
+        column = keep_top(near, 5)[0, :, 0, 0]
+        assert f"The 5 best within M: strongest ({column.max():.3g})" in words.value
+        controls[4].value = 50
+        assert "The 9 best within M" in words.value  # the corner has no more
+        controls[4].value = 5
+        controls[0].value, controls[1].value, controls[5].value = 4, 3, False
+
+    def test_the_copied_colour_is_that_of_the_cells_that_are_looked_at(self):
+        """Every reference cell has a colour of its own; the target's cell looks at one of them."""
+        red = torch.arange(54).view(6, 9) * 4
+        cells = torch.stack([red, 255 - red, torch.full((6, 9), 40)]).to(torch.uint8)
+        reference = cells.repeat_interleave(8, 1).repeat_interleave(8, 2)
+        target = torch.full_like(reference, 60)
+        eye = torch.eye(54).view(1, 54, 6, 9)
+        box = widgets.attention_explorer(reference, target, eye, eye, 8, temperature=0.003)
+        first, *lines = parts(box)[2].value.split("<br>")
+        assert "its colour rgb(60, 60, 60)" in first
+        red = 4 * (3 * 9 + 4)
+        off = (abs(red - 60) + abs(255 - red - 60) + 20) / 3
+        for line in lines:
+            assert f"copies rgb({red}, {255 - red}, 40), off by {off:.0f}." in line
+
+    def test_a_mean_of_colours_is_copied_through_spread_attention(self):
+        reference = torch.zeros(3, 16, 32, dtype=torch.uint8)
+        reference[0, :, 16:] = 200
+        same = normalise(torch.ones(1, 4, 2, 4))
+        box = widgets.attention_explorer(reference, reference, same, same, 8, radius=1)
+        full, near, _ = parts(box)[2].value.split("<br>")[1:]
+        assert "copies rgb(100, 0, 0)" in full and "3.0 bits" in full
+        assert "copies rgb(133, 0, 0)" in near and "6 cells" in near  # columns 1, 2, 3
+
+    def test_frames_may_be_floats_and_of_any_size(self):
+        frames = torch.rand(2, 3, 45, 70, generator=torch.Generator().manual_seed(0))
+        maps = normalise(torch.ones(2, 4, 6, 9))
+        box = widgets.attention_explorer(frames[0], frames[1], maps[:1], maps[1:], 8)
+        assert parts(box)[2].value.count("copies rgb(") == 3
+
+    def test_features_of_another_size_than_the_frames_are_refused(self):
+        frames = torch.zeros(2, 3, 48, 72, dtype=torch.uint8)
+        maps = torch.ones(2, 4, 5, 9)
+        with pytest.raises(InputError, match="features of .6, 9. cells"):
+            widgets.attention_explorer(frames[0], frames[1], maps[:1], maps[1:], 8)
+
+    def test_k_is_at_most_the_number_of_cells(self):
+        frames = torch.zeros(2, 3, 16, 24, dtype=torch.uint8)
+        maps = normalise(torch.ones(2, 4, 2, 3))
+        controls, _, words = parts(
+            widgets.attention_explorer(frames[0], frames[1], maps[:1], maps[1:], 8, topk=3)
+        )
+        assert controls[4].max == 6
+        controls[4].value = 6
+        assert "The 6 best of all:" in words.value
 
 
 class TestClickablePicture:
@@ -185,7 +256,19 @@ class TestClickablePicture:
     def test_needs_nothing_from_elsewhere(self):
         shown = self.shown(print).children[0].value
         assert "http" not in shown and "<script" not in shown
-        assert 'src="data:image/png;base64,' in shown
+        assert 'src="data:image/jpeg;base64,' in shown
+
+    def test_shows_a_picture_that_was_drawn_before(self):
+        places = []
+        picture = widgets.ClickablePicture(lambda *place: places.append(place))
+        figure = a_figure()
+        data = views.jpeg(figure)
+        picture.show(data)
+        assert picture.data == data
+        width, height = (round(side) for side in figure.bbox.size)
+        assert f'width="{width}" height="{height}"' in picture.children[0].value
+        picture.children[1].value = "0.5 0.5 1"  # there are no axes to click in
+        assert not places
 
 
 class TestExplore:
@@ -219,8 +302,9 @@ class TestExplore:
         box = widgets.explore(
             render, {"a": widgets.slider_of("first", 1, 0, 3), "b": ipywidgets.Checkbox(False)}
         )
-        box.children[0].value = 2
-        box.children[1].value = True
+        first, second = parts(box)[0]
+        first.value = 2
+        second.value = True
         assert seen == [(1, False), (2, False), (2, True)]
         assert "2 &amp;<br>True" in box.children[-1].value
 
@@ -232,7 +316,7 @@ class TestExplore:
 
         box = widgets.frame_slider(render, 3)
         with pytest.raises(RuntimeError, match="broken"):
-            box.children[0].value = 1
+            parts(box)[0][0].value = 1
 
     def test_a_mistake_at_the_start_raises(self):
         with pytest.raises(ZeroDivisionError):
@@ -240,7 +324,7 @@ class TestExplore:
 
     def test_a_slider_over_frames(self):
         box = widgets.frame_slider(lambda i: (a_figure(), f"frame {i}"), 5, "Frame of the clip")
-        slider = box.children[0]
+        ((slider,), _, _) = parts(box)
         assert (slider.min, slider.max, slider.description) == (0, 4, "Frame of the clip")
         slider.value = 4
         assert "frame 4" in box.children[-1].value
@@ -273,19 +357,19 @@ class TestPointExplorer:
                     torch.full((len(points),), 1 - time / 4),
                 )
 
-        monkeypatch.setattr(widgets, "track_points", track_points)
+        monkeypatch.setattr(points, "track_points", track_points)
         return widgets.point_explorer(frames, colour_patch(), points=[(10.0, 20.0)])
 
     def parts(self, box):
-        x, y, buttons, player, picture, words = box.children
+        place, buttons, player, picture, words = box.children
         return SimpleNamespace(
-            x=x,
-            y=y,
+            x=place.children[0],
+            y=place.children[1],
             take=buttons.children[0],
             undo=buttons.children[1],
             clear=buttons.children[2],
-            frame=player.children[0],
-            play=player.children[1],
+            play=player.children[0],
+            frame=player.children[1],
             picture=picture,
             words=words,
         )
@@ -398,8 +482,13 @@ def propagation(clip, calls):
 
 
 class TestPropagationExplorer:
+    def parts(self, box):
+        """The frame first, then the settings."""
+        row, player, picture, words = box.children
+        return [player.children[1], *row.children], picture, words
+
     def test_says_j_as_the_library_computes_it(self, propagation, clip):
-        _, _, words = parts(propagation)
+        _, _, words = self.parts(propagation)
         config = PropagationConfig(references=2, radius=3, topk=5)
         masks = list(propagate_mask(clip.frames, clip.masks[0], colour_patch(), config))
         ids = [i for i in clip.masks[0].unique().tolist() if i]
@@ -412,7 +501,7 @@ class TestPropagationExplorer:
 
     @pytest.mark.parametrize("index", range(5))
     def test_every_control_redraws(self, propagation, index):
-        controls, picture, words = parts(propagation)
+        controls, picture, words = self.parts(propagation)
         before, said = picture.data, words.value
         control = controls[index]
         old = control.value
@@ -422,20 +511,20 @@ class TestPropagationExplorer:
         assert (picture.data, words.value) == (before, said)
 
     def test_frames_are_encoded_once_whatever_is_set(self, propagation, calls):
-        controls, _, _ = parts(propagation)
+        controls, _, _ = self.parts(propagation)
         controls[2].value = controls[2].max
         controls[1].value = controls[1].max
         assert len(calls) == 5
         controls[2].value, controls[1].value = 3, 2
 
     def test_a_frame_without_an_outline_has_no_score(self, propagation):
-        controls, _, words = parts(propagation)
+        controls, _, words = self.parts(propagation)
         controls[0].value = 3
         assert words.value.count("J ") == 1  # that of the mean
         controls[0].value = 4
 
     def test_settings_wait_for_the_end_of_a_drag(self, propagation):
-        controls, _, _ = parts(propagation)
+        controls, _, _ = self.parts(propagation)
         assert [c.continuous_update for c in controls] == [True, False, False, False, False]
 
     def test_wants_a_mask_to_carry(self, clip):
