@@ -15,7 +15,7 @@ ifneq ($(shell test -x $(RUN) && cat $(STAMP) 2>/dev/null),$(CURDIR))
 $(STAMP): again
 endif
 
-.PHONY: help setup tour test lab lint clean again
+.PHONY: help setup tour test lab handout slides site colab timing lint clean again
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -33,6 +33,22 @@ test: $(STAMP) ## run the unit tests and every notebook (JOBS=2 at a time)
 
 lab: $(STAMP) ## open the course in JupyterLab
 	@$(RUN) -m jupyterlab notebooks
+
+handout: $(STAMP) ## the lessons without solutions and outputs, in outputs/handout
+	@$(RUN) -m corrlib course handout
+
+slides: $(STAMP) ## the lessons as slides, in outputs/slides
+	@$(RUN) -m corrlib course slides
+
+site: $(STAMP) ## the course as pages with search, in outputs/site
+	@$(RUN) -m corrlib course site
+
+# A variable of the command line is in the environment: the shell reads it as one word.
+colab: $(STAMP) ## let the lessons lead to a fork on Colab: make colab REPO=owner/name
+	@$(RUN) -m corrlib course colab "$$REPO"
+
+timing: $(STAMP) ## run all lessons and write how long they take (machine idle: 15 minutes)
+	@$(RUN) -m corrlib course timing
 
 lint: $(STAMP) ## check the code's style
 	@$(RUN) -m ruff check .

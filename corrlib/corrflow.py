@@ -102,8 +102,10 @@ WITH: dict[str, Callable[[CorrFlowConfig], CorrFlowConfig]] = {
     "deep-encoder": lambda config: replace(config, encoder="resnet34-stride8-framenorm"),
     "middle-losses": lambda config: replace(config, middle_weight=1.0),
     "two-levels": lambda config: replace(config, level_weight=0.5),
+    "grey-input": lambda config: replace(config, grey_input=True, dropout=0.0, jitter=0.0),
 }
-"""The open questions of the course's lecture: each makes a method that differs in one part."""
+"""The open questions of the course's lecture, and the joint-task model's bottleneck, grey frames, in
+place of CorrFlow's: each makes a method that differs in one part."""
 
 
 class CorrFlow(nn.Module):

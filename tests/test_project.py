@@ -22,7 +22,11 @@ else:  # pytest brings it
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-CONDA_NAMES = {"torch": "pytorch", "opencv-python-headless": "py-opencv"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "opencv-python-headless": "py-opencv",
+    "playwright": "playwright-python",
+}
 PYTHONS = ("3.10.0", "3.11.2", "3.12.0", "3.13.0", "3.14.0")  # 3.11.2 is Debian 12's
 
 
@@ -90,15 +94,14 @@ def test_constraints_leave_gpu_packages_to_torch():
 
 
 def test_conda_environment_has_the_same_dependencies_and_bounds():
-    plain = [Requirement(line) for line in ENVIRONMENT["dependencies"] if isinstance(line, str)]
-    conda = {requirement.name: requirement.specifier for requirement in plain}
+    *named, pip = ENVIRONMENT["dependencies"]
+    assert pip["pip"][-1] == "-e ."  # before it, what conda-forge does not have
+    requirements = [Requirement(line) for line in [*named, *pip["pip"][:-1]]]
+    conda = {requirement.name: requirement.specifier for requirement in requirements}
     assert conda.pop("python") == SpecifierSet(PYPROJECT["project"]["requires-python"])
     assert "pip" in conda and not conda.pop("pip")
     assert conda == {CONDA_NAMES.get(r.name, r.name): r.specifier for r in direct()}
     assert ENVIRONMENT["channels"] == ["conda-forge"]
-    assert [line for line in ENVIRONMENT["dependencies"] if isinstance(line, dict)] == [
-        {"pip": ["-e ."]}
-    ]
 
 
 def test_the_command_is_the_package_s_own():
@@ -304,9 +307,20 @@ def test_a_missing_python_is_told_in_one_line(checkout):
 def test_make_alone_lists_the_targets_and_sets_nothing_up(checkout):
     run = checkout.make()
     assert run.returncode == 0
-    for target in ("help", "setup", "tour", "test", "lab", "lint", "clean"):
+    for target in (
+        *("help", "setup", "tour", "test", "lab", "handout", "slides", "site", "colab"),
+        *("timing", "lint", "clean"),
+    ):
         assert re.search(rf"^  make {target}\s+\w", run.stdout, re.MULTILINE), target
     assert checkout.asked() == []
+
+
+def test_a_fork_is_one_word_whatever_it_is_called(checkout):
+    checkout.make("setup")
+    assert checkout.make("colab", "REPO=a/b'; touch \"x").returncode == 0
+    assert checkout.asked()[-1] == "-m corrlib course colab a/b'; touch \"x"
+    assert checkout.make("colab").returncode == 0  # refused by the command
+    assert checkout.asked()[-1] == "-m corrlib course colab "
 
 
 def test_clean_leaves_results_alone(checkout):

@@ -13,11 +13,22 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from corrlib import __version__
-from corrlib.cli import ablation, bench, doctor, evaluate, fetch, propagate, score, tour, train
+from corrlib.cli import (
+    ablation,
+    bench,
+    course,
+    doctor,
+    evaluate,
+    fetch,
+    propagate,
+    score,
+    tour,
+    train,
+)
 from corrlib.cli.options import Parser, first_process
 from corrlib.errors import InputError
 
-FAMILIES = (doctor, tour, fetch, train, propagate, evaluate, score, ablation, bench)
+FAMILIES = (doctor, tour, fetch, train, propagate, evaluate, score, ablation, bench, course)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
