@@ -104,8 +104,8 @@ WITH: dict[str, Callable[[CorrFlowConfig], CorrFlowConfig]] = {
     "two-levels": lambda config: replace(config, level_weight=0.5),
     "grey-input": lambda config: replace(config, grey_input=True, dropout=0.0, jitter=0.0),
 }
-"""The open questions of the course's lecture, and the joint-task model's bottleneck, grey frames, in
-place of CorrFlow's: each makes a method that differs in one part."""
+"""Each makes a method that differs in one part: the open questions of the course's lecture, and
+grey frames, which are the joint-task model's bottleneck, in place of CorrFlow's."""
 
 
 class CorrFlow(nn.Module):

@@ -42,8 +42,8 @@ def requests_of(folder: Path) -> list[str]:
 
 
 def lesson(number: int, title: str, other: str) -> nbformat.NotebookNode:
-    badge = (
-        "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    link = (
+        "[Open in Colab]"
         "(https://colab.research.google.com/github/video-correspondence/"
         f"video-correspondence-course/blob/main/notebooks/{number:02d}_{title}.ipynb)"
     )
@@ -56,7 +56,7 @@ def lesson(number: int, title: str, other: str) -> nbformat.NotebookNode:
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "VBox()"}
     verdict = {"text/html": "<div>not written yet: twice is waiting</div>", "text/plain": "n"}
     cells = [
-        new_markdown_cell(f"# {number:02d} · {title.title()}\n\nA promise.\n\n{badge}"),
+        new_markdown_cell(f"# {number:02d} · {title.title()}\n\nA promise.\n\n{link}"),
         new_markdown_cell(
             "| | laptop, CPU only | Colab, T4 |\n|---|---|---|\n"
             "| running every cell | 15 seconds on two cores | not measured yet |"

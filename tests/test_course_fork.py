@@ -23,7 +23,7 @@ def root(tmp_path):
 
 
 def addresses(root) -> set[str]:
-    """Every repository that a button or a first cell names."""
+    """Every repository that a link or a first cell names."""
     found = set()
     for path in (*root.glob("notebooks/*.*"), root / "README.md"):
         text = path.read_text(encoding="utf-8")

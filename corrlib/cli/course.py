@@ -25,7 +25,7 @@ def add(commands) -> None:
         what,
         "colab",
         _colab,
-        "let buttons and first cells of the lessons lead to a fork on GitHub",
+        "let links to Colab and first cells of the lessons lead to a fork on GitHub",
         "corrlib course colab somebody/video-correspondence-course",
     )
     colab.add_argument("repository", metavar="OWNER/NAME")

@@ -1,6 +1,6 @@
 """Where the lessons are fetched from on Colab, and how a fork says that it is somewhere else.
 
-The address stands in every notebook twice, in the button for Colab and in the first cell, which
+The address stands in every notebook twice, in the link to Colab and in the first cell, which
 clones the course there. Both are text in the file, so a change touches nothing else.
 """
 
@@ -35,7 +35,7 @@ def current(root: Path = ROOT) -> str:
 def point_to(
     repository: str, *, root: Path = ROOT, report: Callable[[str], None] = lambda text: None
 ) -> list[Path]:
-    """Let buttons and first cells of all lessons, and buttons elsewhere, lead to a repository.
+    """Let links to Colab and first cells of all lessons, and links elsewhere, lead to a repository.
 
     Args:
         repository: ``owner/name`` on GitHub.

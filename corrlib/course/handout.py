@@ -10,7 +10,7 @@ import nbformat
 from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 
 from corrlib.course import ROOT, fresh_folder, lessons
-from corrlib.course.pages import copy_linked, lesson_texts, read_lesson, without_badge
+from corrlib.course.pages import copy_linked, lesson_texts, read_lesson, without_colab
 
 # The teacher's page has answers; its name stays where a lesson mentions it, as plain text.
 _TEACHING = re.compile(r"\[([^\]]+)\]\(teaching\.md[^)]*\)")
@@ -48,7 +48,7 @@ def without_answers(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         notebook, _ = step.preprocess(notebook, {})
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = _TEACHING.sub(r"\1", without_badge(cell.source)).rstrip()
+            cell.source = _TEACHING.sub(r"\1", without_colab(cell.source)).rstrip()
     return notebook
 
 

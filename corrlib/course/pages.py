@@ -14,7 +14,7 @@ from corrlib.errors import InputError
 EXPLORER = "explorer.html"  # the page of the attention explorer
 LIVE = "attention-explorer"  # the tag of the cells whose widget that page stands for
 
-_BADGE = re.compile(r"\[!\[[^\]]*\]\([^)\s]*\)\]\((https://colab\.[^)\s]+)\)")
+_COLAB = re.compile(r"\[[^\]]*\]\(https://colab\.[^)\s]+\)")
 _LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 _OTHER_HOST = re.compile(r"[a-z][a-z+.-]*:", re.IGNORECASE)
 
@@ -33,10 +33,9 @@ def tags(cell) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-def without_badge(text: str, link: str = "") -> str:
-    """Markdown without the button for Colab, a picture from elsewhere; ``link`` is what stands in
-    its place, with ``{}`` for its address."""
-    return _BADGE.sub(lambda badge: link.format(badge[1]), text)
+def without_colab(text: str) -> str:
+    """Markdown without the link that opens the lesson on Colab."""
+    return _COLAB.sub("", text)
 
 
 def open_answers(text: str) -> str:

@@ -25,7 +25,6 @@ from corrlib.course.pages import (
     open_answers,
     read_lesson,
     tags,
-    without_badge,
 )
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -138,7 +137,7 @@ def page(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = open_answers(without_badge(cell.source, "[Open in Colab]({})"))
+            cell.source = open_answers(cell.source)
             continue
         if "solution" in tags(cell):
             _fold(cell, "the solution")

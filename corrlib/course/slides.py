@@ -36,7 +36,7 @@ from corrlib.course.pages import (
     open_answers,
     read_lesson,
     tags,
-    without_badge,
+    without_colab,
 )
 
 LONGEST_CODE = 16  # lines that a slide shows of a cell
@@ -154,7 +154,7 @@ def _slides(notebook: nbformat.NotebookNode) -> Iterator[tuple[str, list[str]]]:
 
 
 def _text(source: str) -> Iterator[tuple[str, list[str]]]:
-    for block in blocks(open_answers(without_badge(source))):
+    for block in blocks(open_answers(without_colab(source))):
         level = re.match(r"<h([1-6])", block)
         starts = "nothing" if not level else "column" if int(level[1]) <= 2 else "slide"
         if not block.startswith("<table") or "<th>laptop" not in block:

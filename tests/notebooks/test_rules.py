@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ import nbformat
 import pytest
 
 import corrlib
+from corrlib import colab
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -50,7 +52,7 @@ HTML_TARGET = re.compile(r"""\b(?:src|href)\s*=\s*["']([^"']+)["']""", re.IGNORE
 # In this order; what stands between them is each notebook's own.
 MARKERS = (
     ("title", r"^# (\d\d) · \S"),
-    ("badge", r"colab\.research\.google\.com/github/.+\.ipynb"),
+    ("link to Colab", r"colab\.research\.google\.com/github/.+\.ipynb"),
     ("cost table", r"^\|.*\bT4\b.*\|"),
     ("objectives", r"^#+ .*objectives"),
     ("limitations", r"^#+ .*limitations"),
@@ -168,7 +170,8 @@ class TestText:
         for name, pattern in MARKERS:
             found = re.compile(pattern, re.MULTILINE | re.IGNORECASE).search(whole, place)
             assert found, f"no {name} after the {whole[:place].count(chr(10))} lines before it"
-            place = found.end() if name in ("title", "badge", "cost table") else found.start()
+            passed = name in ("title", "link to Colab", "cost table")
+            place = found.end() if passed else found.start()
 
     def test_has_something_to_predict_to_do_and_to_fail(self, path):
         whole = "\n".join(sources(path, "markdown")).lower()
@@ -218,7 +221,7 @@ class TestText:
             if any(paper in line for paper in TAUGHT):
                 assert re.search(r"\b(?:section|equation|table)s? \d", line), line
 
-    def test_the_badge_opens_this_notebook(self, path):
+    def test_the_link_to_colab_opens_this_notebook(self, path):
         whole = "\n".join(sources(path, "markdown"))
         (target,) = set(re.findall(r"https://colab\.research\.google\.com/github/[^)\s]+", whole))
         assert target.endswith(f"/blob/main/notebooks/{path.name}")
@@ -306,7 +309,9 @@ class TestBootstrap:
         message = result.stderr.strip().splitlines()[-1]
         assert "make setup" in message and "kernel" in message
 
-    def test_on_colab_installs_the_tagged_course_and_leaves_torch_alone(self, path, monkeypatch):
+    def test_on_colab_installs_the_tagged_course_and_leaves_torch_alone(
+        self, path, monkeypatch, capsys
+    ):
         commands = []
 
         class Shell:
@@ -317,12 +322,34 @@ class TestBootstrap:
         exec(code_cells(path)[0].source, {"get_ipython": Shell})
         (command,) = commands
         assert f"--branch v{corrlib.__version__} " in command
-        folder = re.search(r"git clone .* (\S+);", command)[1]
+        folder = re.search(r"git clone .* (\S+)\)", command)[1]
         assert sys.path[0] == folder
         assert f"test -d {folder} || git clone" in command
         installs = re.findall(r"pip install [^;&|]+", command)
         assert installs and all("--no-deps" in install for install in installs)
         assert not re.search(r"\b(torch|torchvision|numpy)\b", command)
+        # What a shell of IPython would fill in before the system's shell sees it.
+        assert not re.search(r"[{}$]", command)
+        assert capsys.readouterr().out.startswith(colab.GREEN)
+
+    def test_asks_for_the_version_of_av_that_the_course_needs(self, path):
+        (asked,) = re.findall(r"'(av[^']*)'\"", code_cells(path)[0].source)
+        assert asked in metadata.requires("corrlib")
+
+    def test_on_colab_says_what_to_do_if_nothing_could_be_fetched(self, path):
+        """Without the course, in a bare interpreter: git's own words, then one line."""
+        fake = (
+            "import sys, types; sys.modules['google.colab'] = types.ModuleType('colab'); "
+            "get_ipython = lambda: types.SimpleNamespace(system=lambda command: 1)\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", fake + code_cells(path)[0].source],
+            capture_output=True,
+            text=True,
+            cwd=path.anchor,
+        )
+        assert result.returncode
+        assert "run this cell again" in result.stderr.strip().splitlines()[-1]
 
 
 class TestExercises:
