@@ -22,6 +22,8 @@ The order in which data flows is the order in which the modules are best read::
     masks, metrics, pck, tapvid            the scores
     evaluation, jhmdb, protocol, sharding  the data sets, by one or many processes
     own_video, sound                       a user's own video
+    views, widgets, attention_page         figures; with controls; in a page without Python
+    checks, course                         of the exercises; lessons as handout, slides, site
 
 The conventions they share (shapes, pixel centres, value ranges) are in :mod:`corrlib.geometry`.
 """
