@@ -161,6 +161,35 @@ def test_a_verdict_is_shown_as_text_and_as_html():
     assert "✔" in repr(check(lambda x: x + x))
 
 
+def ratio_check(*mistakes: Mistake) -> Check:
+    """Of a function that gives 0 where others divide 0 by 0."""
+
+    def cases(generator):
+        below = torch.rand(3, generator=generator) + 1
+        return [(torch.rand(3, generator=generator), below), (torch.zeros(3), torch.zeros(3))]
+
+    return Check("ratio", lambda above, below: above / below.clamp(min=1e-8), cases, mistakes)
+
+
+def test_a_mistake_may_be_nan_or_infinite():
+    naive = Mistake("0 / 0 is NaN", lambda above, below: above / below)
+    other = Mistake("turned round", lambda above, below: (below + 1) / above)
+    check = ratio_check(naive, other)
+    assert check(lambda above, below: above / below).message == naive.hint
+    assert check(lambda above, below: (below + 1) / above).message == other.hint
+    # NaN elsewhere, or infinity where the mistake has a number, is not that mistake.
+    assert "NaN" in check(lambda above, below: 0 * above / 0).message
+    assert "inf" in check(lambda above, below: (above + 1) / 0).message
+
+
+def test_arguments_are_called_by_the_students_names():
+    check = ratio_check()
+    assert "for above (3,), below (3,): " in check(lambda above, below: above + 7).message
+    assert "for a tensor (3,), a tensor (3,): " in check(lambda *both: both[0] + 7).message
+    single = Check("sum", lambda x, k: (x * k).sum(), lambda g: [(torch.ones(2, 3), 0.5)], ())
+    assert single(lambda x, k: x.sum()).message == "for x (2, 3), k 0.5: expected 3, got 6"
+
+
 def _clone(argument):
     return argument.clone() if isinstance(argument, torch.Tensor) else argument
 

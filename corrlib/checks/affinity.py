@@ -74,6 +74,15 @@ def _turned(reference, target, temperature):
     return library.full_affinity(reference, target, temperature).transpose(1, 2)
 
 
+def _shares_of_everything(reference, target, temperature):
+    scores = _scores(reference, target) / temperature
+    return scores.flatten(1).softmax(dim=1).view_as(scores)
+
+
+def _other_rows(reference, target, temperature):
+    return library.full_affinity(target, reference, temperature)
+
+
 def _without_softmax(reference, target, temperature):
     return _scores(reference, target) / temperature
 
@@ -129,6 +138,14 @@ def _in_cells(affinity, height, width, stride):
     return locations(affinity, height, width, 1)
 
 
+def _rows_first_corners(affinity, height, width, stride):
+    return _corners(affinity, height, width, stride).flip(1)
+
+
+def _column_by_column(affinity, height, width, stride):
+    return cell_centres(height, width, stride).transpose(1, 2).flatten(1) @ affinity
+
+
 def _strongest(affinity, height, width, stride):
     centres = cell_centres(height, width, stride).flatten(1)
     return centres[:, affinity.argmax(dim=1)].transpose(0, 1)
@@ -153,6 +170,15 @@ full_affinity = Check(
         Mistake(
             "right numbers, turned round: references are dimension 1, targets dimension 2",
             _turned,
+        ),
+        Mistake(
+            "all entries together sum to 1; each target has one unit of its own to share out, so "
+            "the softmax runs over dimension 1 alone",
+            _shares_of_everything,
+        ),
+        Mistake(
+            "your rows are targets and your columns references; rows are references (dimension 1)",
+            _other_rows,
         ),
         Mistake("these are the scores; the softmax over references is missing", _without_softmax),
         Mistake(
@@ -214,6 +240,16 @@ expected_location = Check(
             "pixel centres are at whole numbers: the centre of cell u is s·u + (s - 1)/2, "
             "not s·(u + 1/2)",
             _half_a_cell,
+        ),
+        Mistake(
+            "two things: x (columns) comes first, and the centre of a cell is (s - 1)/2 further "
+            "right and down than its first pixel",
+            _rows_first_corners,
+        ),
+        Mistake(
+            "the places are listed column by column, but cells are numbered row by row: "
+            'torch.meshgrid(..., indexing="ij") with the rows first',
+            _column_by_column,
         ),
         Mistake("these are cells; the answer is wanted in pixels", _in_cells),
         Mistake(

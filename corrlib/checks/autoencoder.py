@@ -44,6 +44,14 @@ scale_lab = Check(
     mistakes=(
         Mistake("L now begins at 0; take 1 off", lambda lab: _scaled(lab, 0.0, AB_SCALE)),
         Mistake(
+            "L goes from 0 to 100, not to 128: divide it by 50 and take 1 off",
+            lambda lab: lab / AB_SCALE,
+        ),
+        Mistake(
+            "L ends in 0..1; -1..1 is wanted: divide by 50 and take 1 off",
+            lambda lab: lab / torch.tensor([100.0, AB_SCALE, AB_SCALE])[:, None, None],
+        ),
+        Mistake(
             "a and b have a zero of their own, grey: they are divided only", _all_like_lightness
         ),
         Mistake(
@@ -102,6 +110,10 @@ colour_loss = Check(
         Mistake(
             "the absolute value is taken too late: errors of either sign cancel in the mean",
             lambda estimate, lab: _weighted((estimate - lab).mean(dim=(2, 3), keepdim=True).abs()),
+        ),
+        Mistake(
+            "the pixels are added up; bars are means over pixels, so that size does not matter",
+            lambda estimate, lab: loss(estimate, lab) * lab[0, 0].numel(),
         ),
         Mistake(
             "the channels are summed: L1 on L + 10·L1 on a + 10·L1 on b, not their mean",

@@ -57,6 +57,11 @@ apply_mask = Check(
             lambda clips, keep: clips * keep[:, None, :, None, None],
         ),
         Mistake(
+            "k counts the hidden channels: the factor is 3 / (number of kept channels), here it is "
+            "3 / (number of hidden ones)",
+            lambda clips, keep: _seen(clips, keep * 3 / (~keep).sum(dim=1, keepdim=True)),
+        ),
+        Mistake(
             "hidden channels are right; of the kept ones, scale the deviation from 0.5, not the "
             "value itself, so that mid-grey stays mid-grey",
             _values_rescaled,

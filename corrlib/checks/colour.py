@@ -44,6 +44,11 @@ nearest_word = Check(
             lambda ab, c: torch.einsum("bdhw,kd->bkhw", ab, c).argmax(dim=1),
         ),
         Mistake(
+            "reshape(-1, 2) of (B, 2, H, W) pairs values of different pixels; bring a and b to the "
+            "last dimension first: movedim(1, -1)",
+            lambda ab, c: torch.cdist(ab.reshape(-1, 2), c).argmin(dim=1).view_as(ab[:, 0]),
+        ),
+        Mistake(
             "a and b are swapped in one of the two",
             lambda ab, c: _nearest_word(ab.flip(1), c),
         ),
@@ -99,12 +104,19 @@ def _loss_cases(generator: torch.Generator) -> list[tuple]:
         copied = (2 * torch.randn(batch, count, height, width, generator=generator)).softmax(dim=1)
         size = (batch, height * stride, width * stride)
         cases.append((copied, torch.randint(count, size, generator=generator)))
-    return cases
+    copied, labels = cases.pop()
+    copied[:, 0] = 0  # a word that no reference has, and that some pixels are
+    return [*cases, (copied / copied.sum(dim=1, keepdim=True), labels)]
 
 
-def _of_true_word(copied: torch.Tensor, labels: torch.Tensor, mode: str) -> torch.Tensor:
-    fine = F.interpolate(copied, labels.shape[1:], mode=mode)
-    return fine.gather(1, labels.unsqueeze(1))
+def _of_true_word(copied: torch.Tensor, labels: torch.Tensor, mode: str, **how) -> torch.Tensor:
+    fine = F.interpolate(copied, labels.shape[1:], mode=mode, **how)
+    return fine.gather(1, labels.unsqueeze(1)) + 1e-8
+
+
+def _without_constant(copied: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    fine = F.interpolate(copied, labels.shape[1:], mode="bilinear")
+    return -fine.gather(1, labels.unsqueeze(1)).log().mean()
 
 
 def _at_feature_size(copied: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -124,6 +136,23 @@ colour_loss = Check(
         Mistake(
             "the upsampling is nearest neighbour: use mode='bilinear'",
             lambda copied, labels: -_of_true_word(copied, labels, "nearest").log().mean(),
+        ),
+        Mistake(
+            "a word without any probability makes the loss infinite: add 1e-8 inside the logarithm",
+            _without_constant,
+        ),
+        Mistake(
+            "align_corners=True takes the middles of the outer cells for the picture's corners; "
+            "leave it out",
+            lambda copied, labels: (
+                -_of_true_word(copied, labels, "bilinear", align_corners=True).log().mean()
+            ),
+        ),
+        Mistake(
+            "the logarithms are enlarged; enlarge the probabilities, then take the logarithm",
+            lambda copied, labels: (
+                -(_of_true_word((copied + 1e-8).log(), labels, "bilinear").mean() - 1e-8)
+            ),
         ),
         Mistake(
             "you take the logarithm of the mean probability: take it of each pixel, then the mean",

@@ -194,6 +194,28 @@ def _first_turn(nodes, temperature):
     return palindrome_value(nodes[:, :2], temperature)
 
 
+def _stands_at_the_turn(nodes, temperature):
+    frames = nodes.unbind(dim=1)
+    route = [*frames, *frames[::-1]]  # the last frame twice
+    product = torch.eye(nodes.shape[3]).expand(nodes.shape[0], -1, -1)
+    for here, there in zip(route, route[1:], strict=False):
+        product = product @ _step(here, there, temperature)
+    return _loss_of(product)
+
+
+def _turned_product(nodes, temperature):
+    frames = nodes.unbind(dim=1)
+    route = [*frames, *frames[-2::-1]]
+    product = torch.eye(nodes.shape[3]).expand(nodes.shape[0], -1, -1)
+    for here, there in zip(route, route[1:], strict=False):
+        product = _step(here, there, temperature) @ product
+    return _loss_of(product)
+
+
+def _summed(nodes, temperature):
+    return palindrome_value(nodes, temperature) * nodes.shape[0] * nodes.shape[3]
+
+
 def _multiplied(nodes, temperature):
     return palindrome_value(nodes, 1 / temperature)
 
@@ -235,6 +257,17 @@ walk_loss = Check(
         ),
         Mistake("the walk does not come home: after the last frame, go back to 0", _one_way),
         Mistake("the walk turns at frame 1; go to the last frame", _first_turn),
+        Mistake(
+            "the last frame is visited twice, and a step from it to itself blurs: the frames are "
+            "0 1 ... k ... 1 0",
+            _stands_at_the_turn,
+        ),
+        Mistake(
+            "the steps are multiplied in the wrong order: each new one stands at the right, as in "
+            "labels @ A01 @ A12",
+            _turned_product,
+        ),
+        Mistake("that is the sum over cells and clips; take the mean", _summed),
         Mistake("the similarities are divided by the temperature, not multiplied", _multiplied),
         Mistake("divide the similarities by the temperature before the softmax", _no_temperature),
         Mistake("all entries are in the mean; only the diagonal says who came home", _all_entries),
@@ -309,6 +342,16 @@ gradient_at_frames = Check(
         Mistake(
             "those are squared norms: take the root",
             lambda nodes, temperature: gradient_norms(nodes, temperature).square(),
+        ),
+        Mistake(
+            "those are means of a norm for each clip; one norm goes over clips, channels and cells",
+            lambda nodes, temperature: (
+                _gradient(nodes, temperature, _step).flatten(2).norm(dim=2).mean(dim=0)
+            ),
+        ),
+        Mistake(
+            "those are sums of absolute values; the norm squares, adds up and takes the root",
+            lambda nodes, temperature: _gradient(nodes, temperature, _step).abs().sum((0, 2, 3)),
         ),
         Mistake(
             "those are mean absolute values; the norm is the root of the sum of squares",

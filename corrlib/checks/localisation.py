@@ -64,6 +64,10 @@ expected_coordinates = Check(
             "cells count from 0: the centre of the first one is (0, 0)",
             lambda affinity, height, width: expected(affinity, height, width) + 1,
         ),
+        Mistake(
+            "cells are wanted, and their centres are whole numbers: the first one is at (0, 0)",
+            lambda affinity, height, width: expected(affinity, height, width) + 0.5,
+        ),
     ),
 )
 
@@ -105,6 +109,20 @@ def _clipped(coordinates, patch, frame):
     low, high = _unmoved(coordinates, patch, frame).split(2, dim=1)
     limit = _limits(frame)
     return torch.cat([torch.minimum(e.clamp(min=-0.5), limit) for e in (low, high)], dim=1)
+
+
+def _from_zero(coordinates, patch, frame):
+    low = _unmoved(coordinates, patch, frame)[:, :2]
+    size = torch.tensor([patch[1], patch[0]])
+    low = torch.minimum(low.clamp(min=0.0), torch.tensor([frame[1], frame[0]]) - size)
+    return torch.cat([low, low + size], dim=1)
+
+
+def _whole_pixels(coordinates, patch, frame):
+    low = _unmoved(coordinates, patch, frame)[:, :2].round()
+    size = torch.tensor([patch[1], patch[0]])
+    low = torch.minimum(low.clamp(min=-0.5), _limits(frame) - size)
+    return torch.cat([low, low + size], dim=1)
 
 
 def _between_extremes(coordinates, patch, frame):
@@ -152,6 +170,15 @@ box_around = Check(
         Mistake(
             "height and width of the patch are exchanged: sizes are height, width but boxes x, y",
             lambda coordinates, patch, frame: box(coordinates, patch[::-1], frame),
+        ),
+        Mistake(
+            "the frame does not go from 0 to its width: its first edges are -0.5, and the last are "
+            "width - 0.5 and height - 0.5",
+            _from_zero,
+        ),
+        Mistake(
+            "the box is rounded to whole pixels, which leaves it without a gradient",
+            _whole_pixels,
         ),
         Mistake(
             "edges lie half a pixel outside of the outermost pixels' centres: the frame's first "
@@ -202,6 +229,23 @@ def _aligned(image, boxes, size):
     return F.grid_sample(image, grid, padding_mode="border", align_corners=True)
 
 
+def _sampled(image, boxes, size, inner=True, flipped=False, aligned=False):
+    """The crop by a grid made by hand."""
+    height, width = image.shape[2:]
+    steps = [
+        (torch.arange(count) + 0.5) / count if inner else torch.linspace(0, 1, count)
+        for count in (size[1], size[0])
+    ]
+    x, y = (
+        low[:, None] + step * (high - low)[:, None]
+        for low, high, step in zip(boxes.T[:2], boxes.T[2:], steps, strict=True)
+    )
+    x, y = (2 * x + 1) / width - 1, (2 * y + 1) / height - 1
+    grid = [x[:, None].expand(-1, size[0], -1), y[:, :, None].expand(-1, -1, size[1])]
+    grid = torch.stack(grid[::-1] if flipped else grid, dim=3)
+    return F.grid_sample(image, grid, padding_mode="border", align_corners=aligned)
+
+
 crop_box = Check(
     name="crop_box",
     solution=cut,
@@ -216,6 +260,20 @@ crop_box = Check(
             "align_corners=True puts -1 and 1 at the *centres* of the outermost pixels; our boxes "
             "have edges, so align_corners=False in both functions",
             _aligned,
+        ),
+        Mistake(
+            "align_corners=True in grid_sample puts -1 and 1 at the *centres* of the outermost "
+            "pixels; the grid counts from their edges",
+            lambda image, boxes, size: _sampled(image, boxes, size, aligned=True),
+        ),
+        Mistake(
+            "the outer samples lie on the edges of the box; each is the centre of a cell, half a "
+            "cell further in",
+            lambda image, boxes, size: _sampled(image, boxes, size, inner=False),
+        ),
+        Mistake(
+            "the last dimension of a grid is (x, y), column before row",
+            lambda image, boxes, size: _sampled(image, boxes, size, flipped=True),
         ),
         Mistake(
             "half a pixel too far: the left edge of the image is -0.5, not 0",

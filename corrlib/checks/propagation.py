@@ -117,6 +117,16 @@ def _mixed_labels(target, references, labels, k, temperature):
     return _copy(best.softmax(dim=0), chosen, labels.reshape(labels.shape[1], -1).T)
 
 
+def _mixed_rows(target, references, labels, k, temperature):
+    best, chosen = (_cells(references) @ target / temperature).topk(k, dim=0)
+    return _copy(best.softmax(dim=0), chosen, labels.reshape(-1, labels.shape[1]))
+
+
+def _equal_votes(target, references, labels, k, temperature):
+    best, chosen = (_cells(references) @ target / temperature).topk(k, dim=0)
+    return _copy(torch.full_like(best, 1 / k), chosen, _cells(labels))
+
+
 def _last_alone(target, references, labels, k, temperature):
     return carry(target, references[-1:], labels[-1:], k, temperature)
 
@@ -143,6 +153,13 @@ def _in_cells(maps, stride):
 
 def _maximum(maps, stride):
     return _mean_of_cells(maps, 1, lambda grid: grid_to_points(grid, stride))
+
+
+def _softmax_of_values(maps, stride):
+    values, cells = maps.flatten(1).topk(3, dim=1)
+    weights = values.softmax(dim=1)[:, :, None]
+    grid = torch.stack([cells % maps.shape[2], cells // maps.shape[2]], dim=2).float()
+    return grid_to_points((grid * weights).sum(dim=1), stride)
 
 
 def _plain_mean(maps, stride):
@@ -185,6 +202,14 @@ carry_labels = Check(
             "labels.transpose(1, 2).flatten(0, 1)",
             _mixed_labels,
         ),
+        Mistake(
+            "reshape(-1, L) of (R, L, n) mixes maps and cells: bring L to the end first, "
+            "labels.transpose(1, 2).flatten(0, 1)",
+            _mixed_rows,
+        ),
+        Mistake(
+            "the k cells vote alike; a softmax over their similarities weighs them", _equal_votes
+        ),
         Mistake("only the last reference was searched; all R of them compete", _last_alone),
         Mistake("only the single best cell is copied; the best k share the weight", _nearest),
     ),
@@ -207,6 +232,11 @@ read_joint = Check(
         ),
         Mistake("the position is in cells; pixels are asked for: s·u + (s - 1)/2", _in_cells),
         Mistake("that is the largest cell alone; take the mean of the three largest", _maximum),
+        Mistake(
+            "the values are the weights as they are, divided by their sum; a softmax makes them "
+            "nearly equal",
+            _softmax_of_values,
+        ),
         Mistake("weight the three cells by their values", _plain_mean),
         Mistake(
             "that is the mean over the whole map, which anything far away pulls at; take the three "

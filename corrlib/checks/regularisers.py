@@ -61,6 +61,12 @@ def _either_axis(coordinates, width, height):
     return torch.where(kept, 0.0, offset.norm(dim=1).mean(dim=(1, 2)))
 
 
+def _all_outside(coordinates, width, height):
+    offset, inside = _offsets(coordinates, width, height)
+    some = inside.all(dim=1).flatten(1).any(dim=1)
+    return torch.where(some, 0.0, offset.norm(dim=1).mean(dim=(1, 2)))
+
+
 def _with(measure):
     def mistake(coordinates, width, height):
         offset, inside = _offsets(coordinates, width, height)
@@ -92,6 +98,10 @@ concentration = Check(
         Mistake(
             "a patch has to stay within its width *and* within its height",
             _either_axis,
+        ),
+        Mistake(
+            "one pixel outside is enough for a patch to pay; here all of them have to be outside",
+            _all_outside,
         ),
         Mistake(
             "all patches cost; those that stay in their box cost nothing",
@@ -180,6 +190,17 @@ coordinate_cycle = Check(
             "that is squared; the loss is the absolute difference",
             lambda places, affinity: (
                 _error(places, affinity, affinity.transpose(1, 2)).square().mean(dim=(1, 2))
+            ),
+        ),
+        Mistake(
+            "everything is summed; take the mean over cells and over x and y",
+            lambda places, affinity: places.numel() * cycled(places, affinity),
+        ),
+        Mistake(
+            "those are straight distances; take the absolute differences of x and of y, and the "
+            "mean of all",
+            lambda places, affinity: (
+                _error(places, affinity, affinity.transpose(1, 2)).norm(dim=1).mean(dim=1)
             ),
         ),
         Mistake(

@@ -104,6 +104,11 @@ def _cleared_afterwards(scores, radius):
     return scores.softmax(dim=1) * inside(*scores.shape[2:], radius)
 
 
+def _inside_excluded(scores, radius):
+    is_inside = inside(*scores.shape[2:], radius)
+    return scores.masked_fill(is_inside, -torch.inf).softmax(dim=1)
+
+
 def _over_the_image(scores, radius):
     outside = ~inside(*scores.shape[2:], radius)
     return scores.masked_fill(outside, -torch.inf).flatten(2).softmax(dim=2).view_as(scores)
@@ -166,6 +171,11 @@ window_softmax = Check(
             "clearing cells after the softmax leaves columns that do not sum to 1: exclude them "
             "before it, by a score of minus infinity",
             _cleared_afterwards,
+        ),
+        Mistake(
+            "you exclude the cells that lie inside, and a softmax over nothing is NaN: minus "
+            "infinity belongs to those outside",
+            _inside_excluded,
         ),
         Mistake(
             "the softmax runs over the image; it belongs over the window, dimension 1",

@@ -221,6 +221,10 @@ copy_along = Check(
     cases=_copy_cases,
     mistakes=(
         Mistake(
+            "the decisions are turned round: where true_next says True, go on from the true labels",
+            lambda labels, affinities, true_next: copies_along(labels, affinities, ~true_next),
+        ),
+        Mistake(
             "every step copies true labels; where true_next says False it copies the last copy",
             _always(True),
         ),

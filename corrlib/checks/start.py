@@ -73,6 +73,18 @@ def _accuracy(prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return (prediction == truth).float().mean(dim=(1, 2))
 
 
+def _zero_by_zero(prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    return _overlap(prediction, truth) / (prediction | truth).sum(dim=(1, 2))
+
+
+def _of_the_prediction(prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    return _overlap(prediction, truth) / prediction.sum(dim=(1, 2))
+
+
+def _of_the_truth(prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    return _overlap(prediction, truth) / truth.sum(dim=(1, 2))
+
+
 def _empty_is_zero(prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     union = (prediction | truth).sum(dim=(1, 2))
     return _overlap(prediction, truth) / union.clamp(min=1)
@@ -92,6 +104,10 @@ def _largest_product(
 
 def _wrong_way(reference: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return copy_by_colour(target, reference, labels)
+
+
+def _numbers(reference: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return copy_by_colour(reference, target, torch.arange(labels.numel()).view_as(labels))
 
 
 def _mixed_channels(
@@ -115,6 +131,20 @@ OVERLAP_MISTAKES = (
         "that is the share of pixels on which the masks agree; most of them are background, "
         "which J leaves out",
         _accuracy,
+    ),
+    Mistake(
+        "where both masks are empty that is 0 / 0, NaN; they agree that nothing is there, so J "
+        "is 1",
+        _zero_by_zero,
+    ),
+    Mistake(
+        "that divides by what was predicted alone (precision); J divides by all that either covers",
+        _of_the_prediction,
+    ),
+    Mistake(
+        "that divides by the true mask alone (recall), which the whole frame would get right; J "
+        "divides by all that either covers",
+        _of_the_truth,
     ),
     Mistake(
         "where both masks are empty they agree that nothing is there: J is 1, not 0",
@@ -145,6 +175,10 @@ nearest_colour = Check(
         Mistake(
             "the search goes the wrong way: every target pixel looks for its reference pixel",
             _wrong_way,
+        ),
+        Mistake(
+            "those are the numbers of the nearest reference pixels; now look their labels up",
+            _numbers,
         ),
         Mistake(
             "reshape(-1, 3) of (3, h, w) mixes the channels of different pixels; "
