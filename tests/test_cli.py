@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from commands import refused
+from commands import FAST, make_box, refused, run
 
 from corrlib.baselines import BASELINES
 from corrlib.cli import main
@@ -67,6 +67,19 @@ def test_what_the_system_refuses_is_one_line(monkeypatch, capsys):
     assert "No space left" in refused(capsys, "bench", "affinity", "--device", "cpu")
 
 
+def test_figures_that_could_not_be_written_are_refused_at_once(tmp_path, capsys):
+    """Before the work, not after hours of it."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "figures.json"):
+        told = refused(capsys, "evaluate", "davis", "--root", tmp_path / "absent", "--json", path)
+        assert "--json" in told and str(path) in told
+    told = refused(
+        *(capsys, "evaluate", "davis", "--root", tmp_path / "absent"),
+        *("--json", tmp_path / "new" / "figures.json"),
+    )
+    assert "--json" not in told
+
+
 def test_help_names_every_baseline_and_preset():
     assert tuple(BASELINES) == BASELINE_NAMES and tuple(PRESETS) == PRESET_NAMES
 
@@ -85,6 +98,15 @@ def test_of_several_processes_only_the_first_prints_and_writes(monkeypatch, tmp_
     monkeypatch.setenv("RANK", "0")
     assert main(command) == 0
     assert "a figure" in capsys.readouterr().out and (tmp_path / "f.json").exists()
+
+
+def test_of_several_processes_only_the_first_has_scores_to_show(monkeypatch, tmp_path, capsys):
+    """As under torchrun, where a process that fails ends all."""
+    box, out = make_box(tmp_path), tmp_path / "figures.json"
+    monkeypatch.setattr("corrlib.evaluation.evaluate", lambda *rest: None)
+    monkeypatch.setenv("RANK", "1")
+    assert run("evaluate", "davis", "--root", box / "davis", *FAST, "--json", out) == 0
+    assert capsys.readouterr().out == "" and not out.exists()
 
 
 def test_benches_pass_on_what_was_asked(monkeypatch, tmp_path, capsys):

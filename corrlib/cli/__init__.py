@@ -25,7 +25,7 @@ from corrlib.cli import (
     tour,
     train,
 )
-from corrlib.cli.options import Parser, first_process
+from corrlib.cli.options import Parser, check_json, first_process
 from corrlib.errors import InputError
 
 FAMILIES = (doctor, tour, fetch, train, propagate, evaluate, score, ablation, bench, course)
@@ -47,6 +47,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         arguments = sys.argv[1:] if arguments is None else list(arguments)
         options = _parser().parse_args(arguments)
         options.arguments = arguments
+        check_json(options.json)
         return options.run(options)
     except InputError as error:
         print(f"corrlib: {error}", file=sys.stderr)

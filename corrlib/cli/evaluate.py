@@ -106,6 +106,8 @@ def _davis(options: argparse.Namespace) -> int:
         print(f"{name:22} {percent(figure)} {_pace(figure)}", flush=True)
 
     figure = evaluate(sequences, propagated, options.masks_out, options.resume, show)
+    if figure is None:  # of several processes the first has it
+        return 0
     print(f"{f'mean of {len(sequences)}':22} {percent(figure)}")
     write_json(options.json, figure | {"settings": settings(options, config)})
     return 0

@@ -231,6 +231,17 @@ def write_json(path: Path | None, figures: object) -> None:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def check_json(path: Path | None) -> None:
+    """Refuse a file that cannot be written before hours are spent on what goes into it."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"--json: expected a file that can be written, got {path}; choose another")
+
+
 def first_process() -> bool:
     """Whether this is the only process, or the first of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
