@@ -383,8 +383,9 @@ One cell, at the finer grid that carried the mask: colour patches beside ours. I
 dashed square; bright is a strong affinity, the cross is the strongest.</figcaption></figure>
 <h2>Learning</h2>
 <figure class="small"><img src="{data("loss.png", "image/png")}" alt="The training loss over the
-steps, a line for each seed."><figcaption>Each point is a mean over {Trainer.LOG_EVERY} steps of
-training.</figcaption></figure>
+steps, a line for each seed."><figcaption>Each point is a mean over {Trainer.LOG_EVERY} steps or
+fewer, each with other clips, some harder than others: lines of so short a training are jagged.
+</figcaption></figure>
 <h2>How to read this</h2>
 <ul><li>The models were trained on the same clips they are shown on, on frames only: the masks are
 used for the first frame and for scoring. That is how one would treat a video of one's own, and it
