@@ -241,10 +241,13 @@ def test_two_levels_encode_each_frame_once_and_leave_no_hook(generator):
 def test_each_open_question_changes_one_part():
     full = CorrFlowConfig()
     for name, change in WITH.items():
-        different = [
+        different = {
             field for field in vars(full) if vars(full)[field] != vars(change(full))[field]
-        ]
-        assert len(different) == 1, name
+        }
+        if name == "grey-input":  # in place of the bottleneck, which is two
+            assert different == {"grey_input", "dropout", "jitter"}
+        else:
+            assert len(different) == 1, name
     thin, deep = (WITH[name](full) for name in ("thin-encoder", "deep-encoder"))
     sizes = [
         sum(p.numel() for p in make_encoder(config.encoder, torch.Generator()).parameters())

@@ -25,7 +25,10 @@ def test_the_first_signal_sets_the_flag(number):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process there")
-def test_the_second_ctrl_c_ends_the_work():
+def test_the_second_ctrl_c_ends_the_work(request):
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt), interruption() as stopped:
         os.kill(os.getpid(), signal.SIGINT)
         while not stopped():  # two signals that are both on their way count as one
