@@ -112,7 +112,7 @@ class ColourAutoencoder(nn.Module):
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(quarter, quarter, kernel_size=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Upsample(scale_factor=2),
             *_layer(quarter, half),
             nn.Upsample(scale_factor=2),
@@ -171,7 +171,7 @@ class ColourAutoencoder(nn.Module):
 
 
 def _layer(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module]:
-    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), nn.ReLU()
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), nn.ReLU(inplace=True)
 
 
 @torch.no_grad()
