@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-
 from dataclasses import replace
 
 import pytest
@@ -69,7 +68,7 @@ def test_the_joint_model_is_timed_beside_its_encoder():
     lines: list[str] = []
     fast = JOINT_PROFILES["fast"]
     figures = bench_train_joint(CPU, 1, lines.append, batch=1, precision="fp32", config=fast)
-    # Steps this small are over sooner than clocks and other work allow to compare: no sign is asked.
+    # Steps this small are over sooner than a busy machine can compare: no sign is asked.
     assert math.isfinite(figures["ratios"]["encoder"]) and figures["clips_per_second"] > 0
     assert sum(figures["shares"].values()) == pytest.approx(1)
     assert all(share > 0 for share in figures["shares"].values())  # it localises from the start
