@@ -153,7 +153,7 @@ JOINT_PROFILES = {
 """The joint-task model. The authors' learning rate falls as (1 - share)^0.9, here linearly.
 
 ``laptop`` cuts the patch out of the features of its frame, and weighs the regularisers by a tenth
-to a thirtieth of the published weights, which keep a short training from learning colours."""
+to a thirtieth of the published weights, under which a short training copies colours worse."""
 
 RECIPES: dict[str, dict[str, TrainingConfig]] = {
     "corrflow": PROFILES,

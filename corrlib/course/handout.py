@@ -21,7 +21,7 @@ def handout(
 ) -> list[Path]:
     """Write every lesson without solutions and outputs, and the files it links to.
 
-    The folder has the layout of the course. The buttons for Colab are left out: they lead to the
+    The folder has the layout of the course. The links to Colab are left out: they lead to the
     lessons with solutions. So is the teacher's page.
 
     Returns:
