@@ -38,20 +38,6 @@ def share(batch: int) -> slice:
     return slice(sharding.rank(), None, processes)
 
 
-def local_device(device: torch.device) -> torch.device:
-    """Of the machine's CUDA devices the one that belongs to this process."""
-    if sharding.world_size() == 1 or device.type != "cuda":
-        return device
-    index, devices = sharding.local_rank(), torch.cuda.device_count()
-    if index >= devices:
-        raise InputError(
-            f"expected a CUDA device for each process of a machine, there are {devices}; start as "
-            "many processes, or train with --device cpu"
-        )
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
-
-
 class DealtDraws(TorchFunctionMode):
     """Within it, random draws from a generator are this process's share of the whole batch's.
 

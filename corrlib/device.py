@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from corrlib import sharding
 from corrlib.errors import InputError
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
@@ -13,20 +14,25 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto`` takes CUDA, else MPS, else the CPU; a device that is not there is an InputError."""
+    """``auto`` takes CUDA, else MPS, else the CPU; a device that is not there is an InputError.
+
+    Each of several processes of a machine that ``torchrun`` started takes a CUDA device of its own.
+    """
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there))
+        name = next(kind for kind, there in available.items() if there)
     kind = name.split(":")[0]
     if kind not in available:
         raise InputError(f"expected a device among {', '.join(DEVICES)}, got {name!r}")
     if not available[kind]:
         there = ", ".join(kind for kind, there in available.items() if there)
         raise InputError(f"the device {name!r} is not available here; there is: {there}")
+    if name == "cuda" and sharding.world_size() > 1:
+        return _own_cuda_device()
     return torch.device(name)
 
 
@@ -50,6 +56,17 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     if precision == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=precision)
+
+
+def _own_cuda_device() -> torch.device:
+    index, devices = sharding.local_rank(), torch.cuda.device_count()
+    if index >= devices:
+        raise InputError(
+            f"expected a CUDA device for each process of a machine, there are {devices}; start as "
+            "many processes, or give --device cpu"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def _cpu_computes_bf16() -> bool:

@@ -1,6 +1,7 @@
 """Evaluate on DAVIS: propagate every sequence's first mask, and score what comes out.
 
-Under ``torchrun`` the sequences are shared out among the processes, with the same result.
+Under ``torchrun`` the sequences, and the clips of the other data sets, are shared out among the
+processes, with the same result.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +22,42 @@ from corrlib.metrics import SequenceScore, score_files, score_sequence, summaris
 
 Method = Callable[[Iterable[torch.Tensor], torch.Tensor], Iterator[torch.Tensor]]
 """Frames and the first mask to one mask per frame."""
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+
+
+def shared(
+    units: Iterable[Unit], length: Callable[[Unit], int], work: Callable[[Unit], Result]
+) -> Iterator[tuple[Unit, Result]]:
+    """Do the work on each unit, shared out among the processes; all have to call it.
+
+    Args:
+        units: sequences or clips.
+        length: of a unit, such as its number of frames: what its work takes is about in proportion.
+        work: a unit -> its result, which has to lie on the CPU.
+
+    Yields:
+        Each unit and its result, in the order of ``units``: alone, as it is done; of several
+        processes rank 0 yields all of them when all are done, and the others none.
+
+    What ``work`` raises, the process raises that met it; ``torchrun`` then ends the others.
+    """
+    if sharding.world_size() == 1:
+        for unit in units:
+            yield unit, work(unit)
+        return
+    units = list(units)
+    hands = sharding.deal([length(unit) for unit in units], sharding.world_size())
+    gathered = sharding.gather([work(units[index]) for index in hands[sharding.rank()]])
+    if gathered is not None:
+        results = {
+            index: result
+            for hand, found in zip(hands, gathered, strict=True)
+            for index, result in zip(hand, found, strict=True)
+        }
+        for index, unit in enumerate(units):
+            yield unit, results[index]
 
 
 def evaluate(
@@ -37,49 +75,33 @@ def evaluate(
         masks_out: write indexed PNGs to ``masks_out/<sequence>/00000.png`` and so on; a
             sequence's folder appears when it is complete.
         resume: score sequences whose folder is there from its files instead of propagating again.
-        on_sequence: called with the name and figure of each sequence as it is done. Of several
-            processes only rank 0 calls it, for the sequences of the others when all are done.
+        on_sequence: called with the name and figure of each sequence as :func:`shared` yields it.
 
     Returns:
         The figure of :func:`corrlib.metrics.summarise`; every sequence also has
         ``seconds_per_frame``, ``None`` where it was read from files. ``None`` on ranks above 0.
-
-    Raises:
-        InputError: of several processes only on rank 0, whoever met it.
     """
     if resume and masks_out is None:
         raise InputError("to resume an evaluation, say where its masks are with --masks-out")
-    sequences = list(sequences)
 
-    def show(name: str, result: _Result) -> None:
-        if on_sequence and sharding.rank() == 0:
-            score, seconds = result
+    def length(sequence: Sequence) -> int:
+        return sequence.frames.info.frames or len(sequence.masks)
+
+    def work(sequence: Sequence) -> _Result:
+        folder = Path(masks_out) / sequence.name if masks_out is not None else None
+        return _score(sequence, method, folder, resume)
+
+    scores: dict[str, SequenceScore] = {}
+    pace: dict[str, float | None] = {}
+    for sequence, (score, seconds) in shared(sequences, length, work):
+        name = sequence.name
+        scores[name], pace[name] = score, seconds
+        if on_sequence:
             on_sequence(name, summarise({name: score}) | {"seconds_per_frame": seconds})
-
-    lengths = [sequence.frames.info.frames or len(sequence.masks) for sequence in sequences]
-    own: dict[str, _Result] = {}
-    error = None
-    try:
-        for index in sharding.deal(lengths, sharding.world_size())[sharding.rank()]:
-            sequence = sequences[index]
-            folder = Path(masks_out) / sequence.name if masks_out is not None else None
-            own[sequence.name] = _score(sequence, method, folder, resume)
-            show(sequence.name, own[sequence.name])
-    except InputError as caught:
-        error = caught
-    gathered = sharding.gather((own, error))
-    if gathered is None:
+    if sharding.rank() > 0:
         return None
-    results: dict[str, _Result] = {}
-    for found, error in gathered:
-        if error is not None:
-            raise error
-        results |= found
-    for sequence in sequences:
-        if sequence.name not in own:
-            show(sequence.name, results[sequence.name])
-    figure = summarise({sequence.name: results[sequence.name][0] for sequence in sequences})
-    for name, (_, seconds) in results.items():
+    figure = summarise(scores)
+    for name, seconds in pace.items():
         figure["sequences"][name]["seconds_per_frame"] = seconds
     return figure
 

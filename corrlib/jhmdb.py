@@ -22,7 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from corrlib import sharding
 from corrlib.errors import InputError
+from corrlib.evaluation import shared
 from corrlib.keypoints import Skeleton, heat_maps, locate, on_frame, rescale_points, soft
 from corrlib.matfile import read_array
 from corrlib.metrics import region_similarity
@@ -192,7 +194,7 @@ def evaluate_jhmdb(
     out: str | Path | None = None,
     resume: bool = False,
     on_clip: Callable[[str, dict], None] | None = None,
-) -> dict:
+) -> dict | None:
     """Propagate the joints of each clip's first frame, and the person's mask, and score both.
 
     Args:
@@ -203,21 +205,21 @@ def evaluate_jhmdb(
         location: see :func:`corrlib.keypoints.propagate_keypoints`.
         out: write ``out/<clip>.json`` (joints found, J of the person) as each clip is done.
         resume: read the clips that are there instead of propagating again.
-        on_clip: called with the name and figure of each clip as it is done.
+        on_clip: called with the name and figure of each clip as
+            :func:`corrlib.evaluation.shared` yields it.
 
     Returns:
         The figure of :func:`corrlib.pck.summarise`, with ``"settings"``. Each clip also has
         ``seconds_per_frame`` (decoding and propagation) and ``person_J``, the mean J of the mask
         over all frames but the first, ``None`` where the data set has none. The whole has the
-        mean of both over clips.
+        mean of both over clips. ``None`` on ranks above 0 of several processes.
     """
     config = config or PropagationConfig()
     settings = settings_of(extractor, config, size=size, location=location)
     results = Results(out, resume, settings)
     names = JHMDB_SKELETON.names
-    scores: dict[str, KeypointScore] = {}
-    extras: dict[str, dict] = {}
-    for clip in jhmdb(root, clips, split):
+
+    def work(clip: JHMDBClip) -> tuple[KeypointScore, dict]:
         truth = clip.read_joints()
         result = results.read(clip.name, partial(_parsed, frames=len(truth)))
         if result is None:
@@ -225,10 +227,17 @@ def evaluate_jhmdb(
             results.write(clip.name, result | {"joints": _listed(result["joints"])})
         given = on_frame(truth[0], (clip.frames.info.height, clip.frames.info.width))
         visible = given.expand(len(truth), -1)
-        scores[clip.name] = score_keypoints(result.pop("joints"), truth, visible)
-        extras[clip.name] = result
+        return score_keypoints(result.pop("joints"), truth, visible), result
+
+    scores: dict[str, KeypointScore] = {}
+    extras: dict[str, dict] = {}
+    found = jhmdb(root, clips, split)
+    for clip, (score, extra) in shared(found, lambda clip: clip.frames.info.frames, work):
+        scores[clip.name], extras[clip.name] = score, extra
         if on_clip:
-            on_clip(clip.name, summarise({"": scores[clip.name]}, names)["clips"][""] | result)
+            on_clip(clip.name, summarise({"": score}, names)["clips"][""] | extra)
+    if sharding.rank() > 0:
+        return None
     figure = summarise(scores, names)
     for name, extra in extras.items():
         figure["clips"][name] |= extra

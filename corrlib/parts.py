@@ -25,7 +25,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from corrlib import sharding
 from corrlib.errors import InputError
+from corrlib.evaluation import shared
 from corrlib.masks import read_mask
 from corrlib.propagation import FeatureExtractor, PropagationConfig, propagate_mask
 from corrlib.protocol import Results, Size, fixed, resized, resized_mask, settings_of
@@ -206,7 +208,7 @@ def evaluate_vip(
     out: str | Path | None = None,
     resume: bool = False,
     on_video: Callable[[str, dict], None] | None = None,
-) -> dict:
+) -> dict | None:
     """Propagate the labels of each video's first frame and score all frames with labels.
 
     Args:
@@ -216,29 +218,38 @@ def evaluate_vip(
             ``config``.
         out: write ``out/<video>.json`` (its confusion matrix) as each video is done.
         resume: read the videos that are there instead of propagating again.
-        on_video: called with the name and figure of each video as it is done.
+        on_video: called with the name and figure of each video as
+            :func:`corrlib.evaluation.shared` yields it.
 
     Returns:
         The figure of :func:`mean_iou` over all videos, with ``"seconds_per_frame"`` (the mean
         over videos of decoding and propagation), ``"settings"``, and ``"videos"``: each one's
-        ``mean_iou``, ``pixel_accuracy`` and ``seconds_per_frame``.
+        ``mean_iou``, ``pixel_accuracy`` and ``seconds_per_frame``. ``None`` on ranks above 0 of
+        several processes.
     """
     config = config or PropagationConfig()
     settings = settings_of(extractor, config, size=size)
     results = Results(out, resume, settings)
-    total = np.zeros((len(VIP_CLASSES),) * 2, dtype=np.int64)
-    figures: dict[str, dict] = {}
-    for video in vip(root, split, videos):
+
+    def work(video: PartsVideo) -> dict:
         result = results.read(video.name, _parsed)
         if result is None:
             result = _evaluate_one(video, extractor, config, device, size)
             results.write(video.name, result | {"confusion": result["confusion"].tolist()})
+        return result
+
+    total = np.zeros((len(VIP_CLASSES),) * 2, dtype=np.int64)
+    figures: dict[str, dict] = {}
+    found = vip(root, split, videos)
+    for video, result in shared(found, lambda video: video.frames.info.frames, work):
         confusion = result["confusion"]
         total += confusion
         figure = mean_iou(confusion) | {"seconds_per_frame": result["seconds_per_frame"]}
         figures[video.name] = {key: figure[key] for key in figure if key != "classes"}
         if on_video:
             on_video(video.name, figures[video.name])
+    if sharding.rank() > 0:
+        return None
     seconds = [figure["seconds_per_frame"] for figure in figures.values()]
     return mean_iou(total) | {
         "seconds_per_frame": sum(seconds) / len(seconds),

@@ -24,7 +24,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from corrlib import sharding
 from corrlib.errors import InputError
+from corrlib.evaluation import shared
 from corrlib.point_data import PointClip
 from corrlib.propagation import FeatureExtractor, PropagationConfig
 from corrlib.tracks import track_points
@@ -97,27 +99,35 @@ def evaluate_points(
     device: torch.device | str = "cpu",
     limit: int | None = None,
     on_clip: Callable[[str, dict], None] | None = None,
-) -> dict:
+) -> dict | None:
     """Track the points of each clip and score them.
 
     Args:
         clips: from :mod:`corrlib.point_data`.
         extractor, config, device: as for :func:`corrlib.tracks.track_points`.
         limit: track so many frames of each clip at most.
-        on_clip: called with the name and figure of each clip as it is done.
+        on_clip: called with the name and figure of each clip as
+            :func:`corrlib.evaluation.shared` yields it.
 
     Returns:
         ``delta_avg``, ``average_jaccard`` and ``occlusion_accuracy``, means over clips, and
         ``clips``: name -> all measures, ``still`` (δ_avg of points that never move, which a
         tracker has to beat), ``points``, ``frames`` and ``seconds_per_frame`` (decoding included).
+        ``None`` on ranks above 0 of several processes.
     """
     if limit is not None and limit < 2:
         raise InputError(f"expected to track at least 2 frames, got a limit of {limit}")
+
+    def work(clip: PointClip) -> dict:
+        return _evaluate_one(clip, extractor, config, device, limit)
+
     figures: dict[str, dict] = {}
-    for clip in clips:
-        figures[clip.name] = _evaluate_one(clip, extractor, config, device, limit)
+    for clip, figure in shared(clips, lambda clip: _annotated(clip, limit)[-1] + 1, work):
+        figures[clip.name] = figure
         if on_clip:
-            on_clip(clip.name, figures[clip.name])
+            on_clip(clip.name, figure)
+    if sharding.rank() > 0:
+        return None
     if not figures:
         raise InputError("expected at least one clip with points to evaluate on, got none")
     means = {}
@@ -127,6 +137,11 @@ def evaluate_points(
     return means | {"clips": figures}
 
 
+def _annotated(clip: PointClip, limit: int | None) -> list[int]:
+    """The frames with known points among the first ``limit``."""
+    return [frame for frame in clip.annotated.tolist() if limit is None or frame < limit]
+
+
 def _evaluate_one(
     clip: PointClip,
     extractor: FeatureExtractor,
@@ -134,9 +149,7 @@ def _evaluate_one(
     device: torch.device | str,
     limit: int | None,
 ) -> dict:
-    annotated = [int(frame) for frame in clip.annotated]
-    if limit is not None:
-        annotated = [frame for frame in annotated if frame < limit]
+    annotated = _annotated(clip, limit)
     truth = clip.position[: len(annotated)]
     wanted, kept, size = set(annotated), [], None
     started = time.perf_counter()

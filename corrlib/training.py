@@ -111,7 +111,7 @@ class Trainer:
         self.folder = Path(folder)
         self.minutes = minutes
         self.share_of_batch = data_parallel.share(config.batch)
-        self.device = data_parallel.local_device(choose_device(device))
+        self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.checkpoint_seconds = checkpoint_seconds
         self.sampler = ClipSampler(cache, config.clips)

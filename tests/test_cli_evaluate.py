@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +18,7 @@ from commands import FAST, make_box, refused, run
 from PIL import Image
 
 from corrlib.synthetic import synthetic_clip
+from corrlib.video import VideoWriter
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +108,23 @@ def save(folder: Path, frames: torch.Tensor, suffix: str) -> None:
 
 @pytest.fixture(scope="module")
 def jhmdb_root(clip, tmp_path_factory) -> Path:
-    savemat = pytest.importorskip("scipy.io").savemat
     root = tmp_path_factory.mktemp("jhmdb")
-    save(root / "Rename_Images" / "walk" / "one", clip.frames, ".png")
-    joints = np.random.default_rng(0).uniform(5, 60, (2, 15, 1)).repeat(4, axis=2)
-    (root / "joint_positions" / "walk" / "one").mkdir(parents=True)
-    savemat(
-        str(root / "joint_positions" / "walk" / "one" / "joint_positions.mat"), {"pos_img": joints}
-    )
+    save_jhmdb(root, "one", clip.frames)
     return root
+
+
+def save_jhmdb(root: Path, name: str, frames: torch.Tensor) -> None:
+    savemat = pytest.importorskip("scipy.io").savemat
+    save(root / "Rename_Images" / "walk" / name, frames, ".png")
+    joints = np.random.default_rng(0).uniform(5, 60, (2, 15, 1)).repeat(len(frames), axis=2)
+    folder = root / "joint_positions" / "walk" / name
+    folder.mkdir(parents=True)
+    savemat(str(folder / "joint_positions.mat"), {"pos_img": joints})
+
+
+def save_vip(root: Path, name: str, frames: torch.Tensor, masks: torch.Tensor) -> None:
+    save(root / "Images" / name, frames, ".jpg")
+    save(root / "Annotations" / "Category_ids" / name, masks * 13, ".png")
 
 
 def test_jhmdb(jhmdb_root, tmp_path, capsys):
@@ -132,8 +147,7 @@ def test_jhmdb(jhmdb_root, tmp_path, capsys):
 
 def test_vip(clip, tmp_path, capsys):
     root = tmp_path / "VIP_Fine"
-    save(root / "Images" / "videos1", clip.frames, ".jpg")
-    save(root / "Annotations" / "Category_ids" / "videos1", clip.masks * 13, ".png")
+    save_vip(root, "videos1", clip.frames, clip.masks)
     figures = tmp_path / "f.json"
     arguments = ("--root", root, "--json", figures, "--size", 64, *FAST)
     assert run("evaluate", "vip", *arguments) == 0
@@ -165,3 +179,120 @@ def test_methods_without_features_carry_masks_only(data_set, tmp_path, capsys):
     identity = ("--baseline", "identity", "--device", "cpu")
     assert "masks only" in refused(capsys, "evaluate", data_set, *root, *identity)
     assert "psychic" in refused(capsys, "evaluate", data_set, *root, "--baseline", "psychic")
+
+
+# -- several processes -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three(clip, tmp_path_factory) -> Path:
+    """JHMDB, VIP and SLEAP with clips of 4, 2 and 3 frames, in the order of their names."""
+    from test_point_data import sleap_file
+
+    root = tmp_path_factory.mktemp("three")
+    for name, length in {"a": 4, "b": 2, "c": 3}.items():
+        save_jhmdb(root / "jhmdb", name, clip.frames[:length])
+        save_vip(root / "vip", name, clip.frames[:length], clip.masks[:length])
+        (root / "sleap").mkdir(exist_ok=True)
+        sleap_file(root / "sleap" / f"{name}.slp", frames=length)
+    with VideoWriter(root / "sleap" / "clip.mp4", 12) as writer:
+        for frame in clip.frames:
+            writer.write(frame)
+    return root
+
+
+def shared_commands(three: Path) -> dict[str, list[object]]:
+    jhmdb = ["evaluate", "jhmdb", "--root", three / "jhmdb", "--size", 64, *FAST]
+    vip = ["evaluate", "vip", "--root", three / "vip", "--size", 64, *FAST]
+    points = ["evaluate", "points", "--root", three / "sleap", *FAST]
+    return {"jhmdb": jhmdb, "vip": vip, "points": points, "few": [*jhmdb, "--sequences", "b"]}
+
+
+def worker(rank: int, ports: list[int], three: Path, out: Path) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    torch.set_num_threads(1)
+    for port, (name, command) in zip(ports, shared_commands(three).items(), strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        results = [] if name == "points" else ["--masks-out", out / f"{name}-{rank}"]
+        with open(out / f"{name}-{rank}.txt", "w") as text, redirect_stdout(text):
+            assert run(*command, *results, "--json", out / f"{name}-{rank}.json") == 0
+        assert not torch.distributed.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def two(three, tmp_path_factory) -> Path:
+    """What two processes printed and wrote."""
+    out = tmp_path_factory.mktemp("two")
+    free = [socket.socket() for _ in shared_commands(three)]
+    for one in free:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in free]
+    for one in free:
+        one.close()
+    context = multiprocessing.get_context("spawn")
+    children = [context.Process(target=worker, args=(rank, ports, three, out)) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(240)
+        child.kill()
+    assert [child.exitcode for child in children] == [0, 0]
+    return out
+
+
+def timeless(value):
+    """Figures without times, and without the command that made them."""
+    if not isinstance(value, dict):
+        return value
+    left_out = ("seconds_per_frame", "command")
+    return {key: timeless(one) for key, one in value.items() if key not in left_out}
+
+
+@pytest.mark.parametrize("name", ["jhmdb", "vip", "points", "few"])
+def test_two_processes_print_and_write_what_one_does(three, two, tmp_path, capsys, name):
+    assert run(*shared_commands(three)[name], "--json", tmp_path / "one.json") == 0
+    printed = capsys.readouterr().out, (two / f"{name}-0.txt").read_text()
+    # The last column is the time.
+    one, shared = ([line.rsplit(maxsplit=1)[0] for line in text.splitlines()] for text in printed)
+    assert shared == one and len(one) > 2
+    figures = [
+        json.loads(path.read_text()) for path in (tmp_path / "one.json", two / f"{name}-0.json")
+    ]
+    one, shared = map(timeless, figures)
+    assert shared == one and list(shared["sequences"]) == list(one["sequences"])
+    assert (two / f"{name}-1.txt").read_text() == "" and not (two / f"{name}-1.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [("jhmdb", ["a"], ["b", "c"]), ("vip", ["a"], ["b", "c"]), ("few", ["b"], [])],
+)
+def test_each_process_does_its_share(two, name, first, second):
+    for rank, share in enumerate((first, second)):
+        assert sorted(path.stem for path in (two / f"{name}-{rank}").glob("*")) == share
+
+
+def test_an_error_in_one_process_ends_all(clip, tmp_path):
+    for name, length in {"a": 4, "b": 2}.items():
+        save_jhmdb(tmp_path, name, clip.frames[:length])
+    broken = tmp_path / "joint_positions" / "walk" / "b" / "joint_positions.mat"
+    broken.write_bytes(b"nothing")  # of the second process
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["evaluate", "jhmdb", "--root", str(tmp_path), "--size", "64", *FAST]
+    answer = subprocess.run(
+        [sys.executable, *torchrun, "-m", "corrlib", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert answer.returncode != 0
+    told = [line for line in answer.stderr.splitlines() if line.startswith("corrlib: ")]
+    assert len(told) == 1 and str(broken) in told[0]
+    assert len(answer.stdout.splitlines()) <= 1 and "mean" not in answer.stdout
+
+
+def test_adapting_goes_with_a_single_process(box, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    command = ("evaluate", "davis", "--root", box / "davis", "--adapt", "1", "--device", "cpu")
+    assert "without torchrun" in refused(capsys, *command)

@@ -22,6 +22,22 @@ def test_auto_prefers_cuda_then_mps_then_the_cpu(monkeypatch):
     assert choose_device("cuda:1") == torch.device("cuda:1")
 
 
+def test_each_process_of_a_machine_has_a_cuda_device_of_its_own(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert choose_device("auto") == torch.device("cuda") and not taken  # alone: the current one
+    for name, value in {"WORLD_SIZE": "3", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda:1")
+    assert taken == [1, 1]
+    assert choose_device("cpu").type == "cpu" and choose_device("cuda:0") == torch.device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="for each process .*there are 2"):
+        choose_device("auto")
+
+
 def test_an_absent_or_unknown_device_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="not available here; there is: .*cpu"):

@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 
 from corrlib import evaluation, sharding
-from corrlib.baselines import identity
+from corrlib.baselines import colour_patch, identity
 from corrlib.datasets import davis
 from corrlib.errors import InputError
-from corrlib.evaluation import evaluate
+from corrlib.evaluation import evaluate, shared
 from corrlib.masks import read_mask, write_mask
+from corrlib.point_data import PointClip, point_clip
+from corrlib.tapvid import evaluate_points
 
 LENGTHS = {"long": 7, "short": 3, "middle": 5}
 
@@ -112,11 +114,18 @@ def test_one_process_is_not_distributed(monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
-def failing(frames, mask):
-    """Cannot do the sequence of 5 frames."""
-    if sum(1 for _ in frames) == 5:
-        raise InputError("five is too much")
-    return identity(frames, mask)
+def points(opened: list[str]) -> list[PointClip]:
+    """Still clips, longest last, that say when they are opened."""
+
+    def clip(name: str, length: int) -> PointClip:
+        def frames():
+            opened.append(name)
+            return iter(torch.full((length, 3, 16, 16), 100, dtype=torch.uint8))
+
+        where, seen = torch.full((length, 1, 2), 8.0), torch.ones(length, 1, dtype=torch.bool)
+        return point_clip(name, frames, torch.arange(length), where, seen)
+
+    return [clip("short", 3), clip("middle", 4), clip("long", 6)]
 
 
 def worker(rank: int, port: int, tree: Path, out: Path) -> None:
@@ -130,11 +139,10 @@ def worker(rank: int, port: int, tree: Path, out: Path) -> None:
         return identity(frames, mask)
 
     figure = evaluate(davis(tree), method, out / "masks", on_sequence=lambda *a: shown.append(a[0]))
-    try:
-        error = evaluate(davis(tree), failing)
-    except InputError as caught:
-        error = str(caught)
-    result = {"figure": figure and timeless(figure), "shown": shown, "done": done, "error": error}
+    result = {"figure": figure and timeless(figure), "shown": shown, "done": done, "opened": []}
+    tracked = evaluate_points(points(result["opened"]), colour_patch())
+    result["tracked"] = tracked and list(tracked["clips"])
+    result["one unit"] = list(shared(["a"], len, lambda unit: [rank, unit]))
     (out / f"{rank}.json").write_text(json.dumps(result))
 
 
@@ -149,17 +157,31 @@ def test_two_processes_give_the_result_of_one(tree, tmp_path):
     for child in children:
         child.start()
     for child in children:
-        child.join(120)
+        child.join(240)
         child.kill()
     assert [child.exitcode for child in children] == [0, 0]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first["figure"] == json.loads(json.dumps(timeless(evaluate(davis(tree), identity))))
     assert second["figure"] is None and second["shown"] == []
-    assert sorted(first["shown"]) == sorted(LENGTHS)
+    assert first["shown"] == list(LENGTHS)
     assert [first["done"], second["done"]] == [["long"], ["short", "middle"]]
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == sorted(LENGTHS)
-    # Rank 1 met the error; rank 0 reports it.
-    assert "five" in first["error"] and second["error"] is None
+    assert [first["opened"], second["opened"]] == [["long"], ["short", "middle"]]
+    assert first["tracked"] == ["short", "middle", "long"] and second["tracked"] is None
+    assert first["one unit"] == [["a", [0, "a"]]] and second["one unit"] == []
+
+
+def test_alone_each_result_comes_before_the_next_unit_is_asked_for():
+    asked = []
+
+    def units():
+        for unit in "abc":
+            asked.append(unit)
+            yield unit
+
+    for unit, result in shared(units(), len, str.upper):
+        assert result == unit.upper() and asked[-1] == unit
+    assert asked == ["a", "b", "c"]
 
 
 def test_a_method_that_yields_too_few_masks_is_an_error(tree):

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -16,6 +17,7 @@ from corrlib import views
 from corrlib.affinity import full_affinity, normalise, restricted_affinity
 from corrlib.errors import InputError
 from corrlib.synthetic import synthetic_clip
+from corrlib.views import output
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ class TestShow:
 
     def test_shows_a_description_that_needs_no_eyes(self, clip, monkeypatch):
         published = []
-        monkeypatch.setattr(views, "display", lambda *a, **k: published.append((a[0], k)))
+        monkeypatch.setattr(output, "display", lambda *a, **k: published.append((a[0], k)))
         views.show(views.images({"a": clip.frames[0]}), alt="A <made-up> scene")._ipython_display_()
         (picture, about), (words, _) = published
         assert about["metadata"]["image/png"]["alt"] == picture["text/plain"] == "A <made-up> scene"
@@ -347,7 +349,7 @@ class TestTracks:
         axis, bar = figure.axes
         faces = [line.get_markerfacecolor() for line in axis.lines if line.get_marker() == "o"]
         for share, face in zip((0.0, 0.0, 0.5, 0.5, 1.0, 1.0), faces, strict=True):
-            assert face == pytest.approx(views.colormaps["viridis"](share))
+            assert face == pytest.approx(colormaps["viridis"](share))
         assert bar.get_ylabel() == "confidence (0 to 1)"
         assert bar.get_ylim() == (0, 1)
 

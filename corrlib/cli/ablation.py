@@ -10,6 +10,7 @@ from corrlib.cli.options import (
     command,
     davis_options,
     device_options,
+    names,
     precision_name,
     write_json,
 )
@@ -31,7 +32,7 @@ def add(commands) -> None:
     davis_options(ablation)
     ablation.add_argument("--out", type=Path, required=True, metavar="DIR", help="records go here")
     ablation.add_argument("--cache", type=Path, metavar="DIR", help="decoded frames (OUT/frames)")
-    ablation.add_argument("--rows", metavar="A,B", help="only these (default: all)")
+    ablation.add_argument("--rows", type=names, metavar="A,B", help="only these (default: all)")
     ablation.add_argument("--seeds", default="0,1,2", metavar="S,T", help="(default: 0,1,2)")
     ablation.add_argument("--steps", type=int, default=200, help="of each run (default: 200)")
     ablation.add_argument(
@@ -54,7 +55,7 @@ def _ablation(options: argparse.Namespace) -> int:
 
     recipe = replace(RECIPES[options.method]["laptop"], steps=options.steps)
     known = list(ROWS[options.method])
-    rows = options.rows.split(",") if options.rows else known
+    rows = options.rows or known
     if unknown := [row for row in rows if row not in known]:
         raise InputError(f"expected rows among {', '.join(known)}, got {unknown[0]!r}")
     try:
@@ -63,12 +64,7 @@ def _ablation(options: argparse.Namespace) -> int:
         raise InputError(f"expected seeds such as 0,1,2, got {options.seeds!r}") from error
     if options.frames is not None and options.frames < 3:
         raise InputError(f"expected at least 3 frames to score, got {options.frames}")
-    sequences = davis(
-        options.root,
-        options.split,
-        options.year,
-        options.sequences.split(",") if options.sequences else None,
-    )
+    sequences = davis(options.root, options.split, options.year, options.sequences)
     config = PropagationConfig(short_side=options.size, precision=precision_name(options))
     cache = FrameCache.build(
         video_paths(options.data),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from corrlib.cli.options import (
@@ -13,6 +15,7 @@ from corrlib.cli.options import (
     group,
     method,
     method_options,
+    names,
     percent,
     propagation_config,
     settings,
@@ -76,13 +79,13 @@ def add(commands) -> None:
         help="folder of SLEAP projects (.slp) and their videos (default: made-up clips, and the "
         "shipped ones)",
     )
-    evaluate.add_argument("--sequences", metavar="A,B", help="only these clips")
+    evaluate.add_argument("--sequences", type=names, metavar="A,B", help="only these clips")
     evaluate.add_argument("--frames", type=int, metavar="N", help="of each clip at most")
     method_options(evaluate)
 
 
 def _clip_options(parser: argparse.ArgumentParser, size: str) -> None:
-    parser.add_argument("--sequences", metavar="A,B", help="only these clips")
+    parser.add_argument("--sequences", type=names, metavar="A,B", help="only these clips")
     parser.add_argument(
         "--masks-out", type=Path, metavar="DIR", help="write what was found on each clip, as JSON"
     )
@@ -92,12 +95,25 @@ def _clip_options(parser: argparse.ArgumentParser, size: str) -> None:
     method_options(parser, size=f"as published, {size}")
 
 
+@contextmanager
+def _sharing() -> Iterator[None]:
+    """What is within may connect several processes, which part after it."""
+    import torch.distributed
+
+    try:
+        yield
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+@_sharing()
 def _davis(options: argparse.Namespace) -> int:
     from corrlib.datasets import davis
     from corrlib.evaluation import evaluate
 
     config = propagation_config(options)
-    sequences = davis(options.root, options.split, options.year, _names(options))
+    sequences = davis(options.root, options.split, options.year, options.sequences)
     adapting = options.adapt is not None
     propagated = _adapting(options, config) if adapting else method(options, config)[0]
     print(f"{'sequence':22}     J     F   J&F  s/frame")
@@ -115,6 +131,10 @@ def _davis(options: argparse.Namespace) -> int:
 
 def _adapting(options: argparse.Namespace, config):
     """A method that begins anew with the weights on each sequence, and learns from its frames."""
+    from corrlib import sharding
+
+    if sharding.world_size() > 1:  # they would train one model together
+        raise InputError("--adapt goes with a single process; start it without torchrun")
 
     def carry(video, mask):
         of_this = argparse.Namespace(**vars(options) | {"video": video.path})
@@ -123,6 +143,7 @@ def _adapting(options: argparse.Namespace, config):
     return carry
 
 
+@_sharing()
 def _jhmdb(options: argparse.Namespace) -> int:
     from corrlib.jhmdb import SIZE, evaluate_jhmdb
 
@@ -137,6 +158,7 @@ def _jhmdb(options: argparse.Namespace) -> int:
     return _evaluate_clips(options, evaluate_jhmdb, SIZE, "clip", show)
 
 
+@_sharing()
 def _vip(options: argparse.Namespace) -> int:
     from corrlib.parts import SIZE, evaluate_vip
 
@@ -148,18 +170,19 @@ def _vip(options: argparse.Namespace) -> int:
     return _evaluate_clips(options, evaluate_vip, SIZE, "video", show)
 
 
+@_sharing()
 def _points(options: argparse.Namespace) -> int:
     from corrlib.device import choose_device
     from corrlib.tapvid import evaluate_points
 
     config = propagation_config(options)
-    names = ("delta_avg", "average_jaccard", "occlusion_accuracy")
+    heads = ("delta_avg", "average_jaccard", "occlusion_accuracy")
     extractor = features(options)
-    clips = _point_clips(options.root, _names(options))
+    clips = _point_clips(options.root, options.sequences)
     print(f"{'clip':40}   delta      AJ      OA  s/frame")
 
     def show(name: str, figure: dict) -> None:
-        columns = " ".join(f"{_share(figure[one]):>7}" for one in names)
+        columns = " ".join(f"{_share(figure[one]):>7}" for one in heads)
         print(f"{name:40} {columns} {_pace(figure)}", flush=True)
 
     figure = evaluate_points(
@@ -170,6 +193,8 @@ def _points(options: argparse.Namespace) -> int:
         limit=options.frames,
         on_clip=show,
     )
+    if figure is None:
+        return 0
     figure["sequences"] = figure.pop("clips")
     seconds = [one["seconds_per_frame"] for one in figure["sequences"].values()]
     figure["seconds_per_frame"] = sum(seconds) / len(seconds)
@@ -212,17 +237,15 @@ def _evaluate_clips(options: argparse.Namespace, evaluate, size, kind: str, show
         size=size if options.size is None else None,
         out=options.masks_out,
         resume=options.resume,
-        **{f"{kind}s": _names(options), f"on_{kind}": show},
+        **{f"{kind}s": options.sequences, f"on_{kind}": show},
     )
+    if figure is None:
+        return 0
     figure["sequences"] = figure.pop(f"{kind}s")
     show(f"mean of {len(figure['sequences'])}", figure)
     figure["settings"] |= settings(options, config)
     write_json(options.json, figure)
     return 0
-
-
-def _names(options: argparse.Namespace) -> list[str] | None:
-    return options.sequences.split(",") if options.sequences else None
 
 
 def _share(value: float | None) -> str:

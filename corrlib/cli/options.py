@@ -62,7 +62,12 @@ def davis_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of DAVIS")
     parser.add_argument("--split", default="val", help="of ImageSets (default: val)")
     parser.add_argument("--year", type=int, choices=(2016, 2017), help="default: what is there")
-    parser.add_argument("--sequences", metavar="A,B", help="only these")
+    parser.add_argument("--sequences", type=names, metavar="A,B", help="only these")
+
+
+def names(text: str) -> list[str]:
+    """The type of an option that takes names with commas between them."""
+    return text.split(",")
 
 
 def method_options(

@@ -24,8 +24,7 @@ def _davis(options: argparse.Namespace) -> int:
     from corrlib.datasets import davis
     from corrlib.metrics import score_folder
 
-    names = options.sequences.split(",") if options.sequences else None
-    sequences = davis(options.root, options.split, options.year, names)
+    sequences = davis(options.root, options.split, options.year, options.sequences)
     figure = score_folder(
         {sequence.name: list(sequence.masks.values()) for sequence in sequences},
         options.results,

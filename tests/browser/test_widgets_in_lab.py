@@ -12,6 +12,7 @@ import pytest
 PICTURE = "img[alt='The figure that the text below describes']"
 PATIENCE = 300_000  # milliseconds, for machines that have other work
 
+
 class Lesson:
     """A notebook that is open in JupyterLab."""
 
