@@ -95,7 +95,12 @@ _WALK = replace(
 CRW_PROFILES = {
     "laptop": _WALK,
     "gpu": replace(_WALK, batch=32, learning_rate=1e-3, steps=20_000),
-    "fast": replace(_WALK, clips=replace(_WALK.clips, size=64), steps=4),
+    "fast": replace(
+        _WALK,
+        model=replace(_WALK.model, patch=32, spacing=16),
+        clips=replace(_WALK.clips, size=64),
+        steps=4,
+    ),
 }
 """The palindrome walk on the same data, for about as long."""
 

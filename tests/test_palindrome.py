@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from corrlib.crw import CRW, CRWConfig
+from corrlib.crw import CRW, CRWConfig, cut_patches, random_boxes
 from corrlib.errors import InputError
 from corrlib.palindrome import palindrome_loss, transition
 from corrlib.recipes import CRW_PROFILES
@@ -64,15 +64,58 @@ def test_gradcheck(generator):
     )
 
 
-def test_the_method_encodes_each_frame_once_and_reaches_every_parameter(generator):
-    made = CRW(CRWConfig(encoder="resnet18-stride8"), generator).train()
+SMALL = CRWConfig(patch=32, spacing=16)
+
+
+def test_the_method_encodes_each_patch_once_and_reaches_every_parameter(generator):
+    made = CRW(SMALL, generator).train()
     encoded = []
-    made.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
-    losses = made.loss(torch.rand(2, 3, 3, 32, 48, generator=generator), generator)
+    made.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0].shape))
+    losses = made.loss(torch.rand(2, 3, 3, 48, 64, generator=generator), generator)
     losses.total.backward()
-    assert encoded == [6]
+    assert encoded == [(2 * 3 * 2 * 3, 3, 32, 32)]
     for name, parameter in made.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        assert parameter.grad is not None, name
+        if name != "projection.bias":  # moves all nodes alike; unit vectors hardly notice
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_patches_overlap_and_are_cut_where_they_say(generator):
+    frames = torch.rand(1, 2, 3, 48, 64, generator=generator)
+    patches = cut_patches(frames, 32, 16)
+    assert patches.shape == (1, 2, 2, 3, 3, 32, 32)
+    for row in range(2):
+        for column in range(3):
+            own = frames[..., 16 * row : 16 * row + 32, 16 * column : 16 * column + 32]
+            assert torch.equal(patches[:, :, row, column], own)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_node_knows_nothing_but_its_patch(training, generator):
+    """Neither of what is around it, nor of where it is: the map of a frame tells both."""
+    made = CRW(SMALL, generator).train(training)
+    plain = torch.full((1, 1, 3, 64, 64), 0.3)
+    nodes = made.nodes(plain, generator)[0, 0].flatten(1)
+    torch.testing.assert_close(nodes, nodes[:, :1].expand_as(nodes), atol=1e-5, rtol=1e-4)
+    features = made.features(plain[0])[0].flatten(1)
+    assert (features - features[:, :1]).abs().max() > 0.01
+
+    made.eval()
+    frames = torch.rand(1, 1, 3, 64, 64, generator=generator)
+    changed = frames.clone()
+    changed[..., 32:] = 0
+    before, after = (made.nodes(one)[0, 0, :, :, 0] for one in (frames, changed))
+    torch.testing.assert_close(before, after)
+
+
+def test_each_patch_is_seen_through_a_crop_of_its_own(generator):
+    boxes = random_boxes((2, 50, 4), CRWConfig(), generator) + 0.5
+    sides = boxes[..., 2:] - boxes[..., :2]
+    assert boxes.shape == (2, 50, 4, 4) and boxes.min() >= 0 and boxes.max() <= 64
+    shares = sides.prod(dim=-1) / 64**2
+    assert shares.min() > 0.6 and shares.max() < 0.9
+    assert len(boxes.flatten(0, 2).unique(dim=0)) == 400
+    assert boxes[..., :2].amin() < 1 and boxes[..., 2:].amax() > 63  # anywhere in the patch
 
 
 def test_a_step_down_the_gradient_lowers_the_loss(generator):
@@ -89,7 +132,8 @@ def test_a_step_down_the_gradient_lowers_the_loss(generator):
     assert made.loss(clips, torch.Generator().manual_seed(1)).total < before
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3, 32, 32), (1, 3, 3, 24, 32)])
-def test_clips_of_one_frame_or_odd_sides_are_errors(shape, generator):
-    with pytest.raises(InputError, match="multiples of 16"):
+@pytest.mark.parametrize("shape", [(1, 1, 96, 96), (1, 3, 80, 96), (1, 3, 32, 96), (1, 3, 64, 64)])
+def test_clips_of_one_frame_one_patch_or_odd_sides_are_errors(shape, generator):
+    shape = (*shape[:2], 3, *shape[2:])
+    with pytest.raises(InputError, match="multiple of 32 pixels"):
         CRW(CRWConfig(), generator).loss(torch.rand(shape))

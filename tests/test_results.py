@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 
 from corrlib import results
 from corrlib.baselines import BASELINES
@@ -27,6 +28,7 @@ from corrlib.results import (
     read_published,
     read_results,
 )
+from corrlib.weights import WEIGHTS
 
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:\w+/)+|\b[A-Z]:\\\\?\w")
 
@@ -210,6 +212,25 @@ def test_the_inference_of_matched_features_is_told_from_the_settings(folder):
     assert rows["identity"].inference is None
     assert rows["crw"].inference is None
     assert rows["corrflow"].inference == {"references": 4, "radius": 12, "topk": 10}
+
+
+@pytest.mark.parametrize(
+    "weights", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda path: path.stem
+)
+def test_released_weights_tell_the_scores_that_are_recorded(weights):
+    """The record is the one whose command is written beside the scores."""
+    with safetensors.safe_open(weights, framework="pt") as file:
+        about = file.metadata()
+    if about["method"] == "colour-autoencoder":  # carries no labels
+        return
+    scores = json.loads(about["scores"])
+    texts = [path.read_text() for path in (RESULTS_FOLDER / DAVIS_2016).glob("*.json")]
+    known = {command_line(found["settings"]["command"]): found for found in map(json.loads, texts)}
+    found = known[scores["command"]]
+    assert scores["command"].endswith(f"--weights {weights.stem}")
+    for name, value in (("J", found["J"]["mean"]), ("F", found["F"]["mean"])):
+        assert scores[name] == pytest.approx(value, abs=5e-5)
+    assert scores["J&F"] == pytest.approx(found["J&F"], abs=5e-5)
 
 
 # -- adaptation ----------------------------------------------------------------------------------
