@@ -183,7 +183,7 @@ ROWS = (
     Row(
         *("crw", "contrastive walk, CRW (ResNet-18)", "crw"),
         data="the course's videos",
-        arguments="--weights crw",
+        arguments="--weights crw.safetensors",
     ),
     Row("siammask", "SiamMask", "siammask", supervised=True),
     Row("osvos", "OSVOS", "osvos", supervised=True),

@@ -27,12 +27,7 @@ RECIPES = {
     "corrflow": replace(
         PROFILES["fast"], steps=3, model=replace(PROFILES["fast"].model, jitter=0.5, dropout=0.7)
     ),
-    # Batch norm has the statistics of each process's own patches on the CPU; these need none.
-    "crw": replace(
-        CRW_PROFILES["fast"],
-        steps=2,
-        model=replace(CRW_PROFILES["fast"].model, encoder="resnet18-stride8-framenorm"),
-    ),
+    "crw": replace(CRW_PROFILES["fast"], steps=2),
 }
 RATE = PROFILES["fast"].learning_rate
 CPU = {"device": "cpu", "precision": "fp32"}
