@@ -106,12 +106,11 @@ class CRW(nn.Module):
         """
         patches = cut_patches(frames, self.config.patch, self.config.spacing)
         grid = patches.shape[:4]  # clips, frames, rows, columns
+        patches = patches.flatten(0, 3)
         if self.training:
-            boxes = random_boxes(grid, self.config, generator).to(patches)
-            size = patches.shape[-2:]
-            patches = crop(patches.flatten(0, 3), boxes.flatten(0, 3), size)
-        else:
-            patches = patches.flatten(0, 3)
+            boxes = random_boxes(grid, self.config, generator).flatten(0, 3)
+            boxes = boxes.to(patches, non_blocking=True)
+            patches = crop(patches, boxes, patches.shape[2:])
         pooled = self.encoder.encode(patches, precision).mean(dim=(2, 3))
         return self.projection(pooled).unflatten(0, grid).permute(0, 1, 4, 2, 3)
 

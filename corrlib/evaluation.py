@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -22,42 +21,6 @@ from corrlib.metrics import SequenceScore, score_files, score_sequence, summaris
 
 Method = Callable[[Iterable[torch.Tensor], torch.Tensor], Iterator[torch.Tensor]]
 """Frames and the first mask to one mask per frame."""
-
-Unit = TypeVar("Unit")
-Result = TypeVar("Result")
-
-
-def shared(
-    units: Iterable[Unit], length: Callable[[Unit], int], work: Callable[[Unit], Result]
-) -> Iterator[tuple[Unit, Result]]:
-    """Do the work on each unit, shared out among the processes; all have to call it.
-
-    Args:
-        units: sequences or clips.
-        length: of a unit, such as its number of frames: what its work takes is about in proportion.
-        work: a unit -> its result, which has to lie on the CPU.
-
-    Yields:
-        Each unit and its result, in the order of ``units``: alone, as it is done; of several
-        processes rank 0 yields all of them when all are done, and the others none.
-
-    What ``work`` raises, the process raises that met it; ``torchrun`` then ends the others.
-    """
-    if sharding.world_size() == 1:
-        for unit in units:
-            yield unit, work(unit)
-        return
-    units = list(units)
-    hands = sharding.deal([length(unit) for unit in units], sharding.world_size())
-    gathered = sharding.gather([work(units[index]) for index in hands[sharding.rank()]])
-    if gathered is not None:
-        results = {
-            index: result
-            for hand, found in zip(hands, gathered, strict=True)
-            for index, result in zip(hand, found, strict=True)
-        }
-        for index, unit in enumerate(units):
-            yield unit, results[index]
 
 
 def evaluate(
@@ -75,7 +38,8 @@ def evaluate(
         masks_out: write indexed PNGs to ``masks_out/<sequence>/00000.png`` and so on; a
             sequence's folder appears when it is complete.
         resume: score sequences whose folder is there from its files instead of propagating again.
-        on_sequence: called with the name and figure of each sequence as :func:`shared` yields it.
+        on_sequence: called with the name and figure of each sequence as
+            :func:`corrlib.sharding.shared` yields it.
 
     Returns:
         The figure of :func:`corrlib.metrics.summarise`; every sequence also has
@@ -93,7 +57,7 @@ def evaluate(
 
     scores: dict[str, SequenceScore] = {}
     pace: dict[str, float | None] = {}
-    for sequence, (score, seconds) in shared(sequences, length, work):
+    for sequence, (score, seconds) in sharding.shared(sequences, length, work):
         name = sequence.name
         scores[name], pace[name] = score, seconds
         if on_sequence:

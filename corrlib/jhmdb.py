@@ -24,7 +24,6 @@ import torch
 
 from corrlib import sharding
 from corrlib.errors import InputError
-from corrlib.evaluation import shared
 from corrlib.keypoints import Skeleton, heat_maps, locate, on_frame, rescale_points, soft
 from corrlib.matfile import read_array
 from corrlib.metrics import region_similarity
@@ -206,7 +205,7 @@ def evaluate_jhmdb(
         out: write ``out/<clip>.json`` (joints found, J of the person) as each clip is done.
         resume: read the clips that are there instead of propagating again.
         on_clip: called with the name and figure of each clip as
-            :func:`corrlib.evaluation.shared` yields it.
+            :func:`corrlib.sharding.shared` yields it.
 
     Returns:
         The figure of :func:`corrlib.pck.summarise`, with ``"settings"``. Each clip also has
@@ -232,7 +231,7 @@ def evaluate_jhmdb(
     scores: dict[str, KeypointScore] = {}
     extras: dict[str, dict] = {}
     found = jhmdb(root, clips, split)
-    for clip, (score, extra) in shared(found, lambda clip: clip.frames.info.frames, work):
+    for clip, (score, extra) in sharding.shared(found, lambda clip: clip.frames.info.frames, work):
         scores[clip.name], extras[clip.name] = score, extra
         if on_clip:
             on_clip(clip.name, summarise({"": score}, names)["clips"][""] | extra)

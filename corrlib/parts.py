@@ -27,7 +27,6 @@ from PIL import Image
 
 from corrlib import sharding
 from corrlib.errors import InputError
-from corrlib.evaluation import shared
 from corrlib.masks import read_mask
 from corrlib.propagation import FeatureExtractor, PropagationConfig, propagate_mask
 from corrlib.protocol import Results, Size, fixed, resized, resized_mask, settings_of
@@ -219,7 +218,7 @@ def evaluate_vip(
         out: write ``out/<video>.json`` (its confusion matrix) as each video is done.
         resume: read the videos that are there instead of propagating again.
         on_video: called with the name and figure of each video as
-            :func:`corrlib.evaluation.shared` yields it.
+            :func:`corrlib.sharding.shared` yields it.
 
     Returns:
         The figure of :func:`mean_iou` over all videos, with ``"seconds_per_frame"`` (the mean
@@ -241,7 +240,7 @@ def evaluate_vip(
     total = np.zeros((len(VIP_CLASSES),) * 2, dtype=np.int64)
     figures: dict[str, dict] = {}
     found = vip(root, split, videos)
-    for video, result in shared(found, lambda video: video.frames.info.frames, work):
+    for video, result in sharding.shared(found, lambda video: video.frames.info.frames, work):
         confusion = result["confusion"]
         total += confusion
         figure = mean_iou(confusion) | {"seconds_per_frame": result["seconds_per_frame"]}

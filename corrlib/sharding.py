@@ -7,11 +7,14 @@ started otherwise is alone. What lies on the CPU travels over gloo, so no GPU is
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
 
 
 def rank() -> int:
@@ -62,3 +65,36 @@ def gather(value: Any) -> list[Any] | None:
     gathered = [None] * world_size() if rank() == 0 else None
     torch.distributed.gather_object(value, gathered)
     return gathered
+
+
+def shared(
+    units: Iterable[Unit], length: Callable[[Unit], int], work: Callable[[Unit], Result]
+) -> Iterator[tuple[Unit, Result]]:
+    """Do the work on each unit, shared out among the processes; all have to call it.
+
+    Args:
+        units: sequences or clips.
+        length: of a unit, such as its number of frames: what its work takes is about in proportion.
+        work: a unit -> its result, which has to lie on the CPU.
+
+    Yields:
+        Each unit and its result, in the order of ``units``: alone, as it is done; of several
+        processes rank 0 yields all of them when all are done, and the others none.
+
+    What ``work`` raises, the process raises that met it; ``torchrun`` then ends the others.
+    """
+    if world_size() == 1:
+        for unit in units:
+            yield unit, work(unit)
+        return
+    units = list(units)
+    hands = deal([length(unit) for unit in units], world_size())
+    gathered = gather([work(units[index]) for index in hands[rank()]])
+    if gathered is not None:
+        results = {
+            index: result
+            for hand, found in zip(hands, gathered, strict=True)
+            for index, result in zip(hand, found, strict=True)
+        }
+        for index, unit in enumerate(units):
+            yield unit, results[index]

@@ -26,7 +26,6 @@ import torch
 
 from corrlib import sharding
 from corrlib.errors import InputError
-from corrlib.evaluation import shared
 from corrlib.point_data import PointClip
 from corrlib.propagation import FeatureExtractor, PropagationConfig
 from corrlib.tracks import track_points
@@ -107,7 +106,7 @@ def evaluate_points(
         extractor, config, device: as for :func:`corrlib.tracks.track_points`.
         limit: track so many frames of each clip at most.
         on_clip: called with the name and figure of each clip as
-            :func:`corrlib.evaluation.shared` yields it.
+            :func:`corrlib.sharding.shared` yields it.
 
     Returns:
         ``delta_avg``, ``average_jaccard`` and ``occlusion_accuracy``, means over clips, and
@@ -121,8 +120,11 @@ def evaluate_points(
     def work(clip: PointClip) -> dict:
         return _evaluate_one(clip, extractor, config, device, limit)
 
+    def length(clip: PointClip) -> int:
+        return max(_annotated(clip, limit), default=0)
+
     figures: dict[str, dict] = {}
-    for clip, figure in shared(clips, lambda clip: _annotated(clip, limit)[-1] + 1, work):
+    for clip, figure in sharding.shared(clips, length, work):
         figures[clip.name] = figure
         if on_clip:
             on_clip(clip.name, figure)

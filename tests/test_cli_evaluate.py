@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -16,6 +14,7 @@ import pytest
 import torch
 from commands import FAST, make_box, refused, run
 from PIL import Image
+from processes import free_ports, run_two
 
 from corrlib.synthetic import synthetic_clip
 from corrlib.video import VideoWriter
@@ -223,20 +222,7 @@ def worker(rank: int, ports: list[int], three: Path, out: Path) -> None:
 def two(three, tmp_path_factory) -> Path:
     """What two processes printed and wrote."""
     out = tmp_path_factory.mktemp("two")
-    free = [socket.socket() for _ in shared_commands(three)]
-    for one in free:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in free]
-    for one in free:
-        one.close()
-    context = multiprocessing.get_context("spawn")
-    children = [context.Process(target=worker, args=(rank, ports, three, out)) for rank in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(240)
-        child.kill()
-    assert [child.exitcode for child in children] == [0, 0]
+    run_two(worker, free_ports(len(shared_commands(three))), three, out)
     return out
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import make_box, run
+from processes import free_ports, run_two
 
 from corrlib import data_parallel
 from corrlib.errors import InputError
@@ -88,17 +87,7 @@ def worker(rank: int, port: int, cache: FrameCache, out: Path) -> None:
 def two(cache, tmp_path_factory):
     """What two processes found, and where they left their files."""
     out = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    children = [context.Process(target=worker, args=(rank, port, cache, out)) for rank in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(240)
-        child.kill()
-    assert [child.exitcode for child in children] == [0, 0]
+    run_two(worker, *free_ports(), cache, out)
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)], out
 
 

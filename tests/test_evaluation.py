@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from processes import free_ports, run_two
 
 from corrlib import evaluation, sharding
 from corrlib.baselines import colour_patch, identity
 from corrlib.datasets import davis
 from corrlib.errors import InputError
-from corrlib.evaluation import evaluate, shared
+from corrlib.evaluation import evaluate
 from corrlib.masks import read_mask, write_mask
 from corrlib.point_data import PointClip, point_clip
 from corrlib.tapvid import evaluate_points
@@ -142,24 +141,12 @@ def worker(rank: int, port: int, tree: Path, out: Path) -> None:
     result = {"figure": figure and timeless(figure), "shown": shown, "done": done, "opened": []}
     tracked = evaluate_points(points(result["opened"]), colour_patch())
     result["tracked"] = tracked and list(tracked["clips"])
-    result["one unit"] = list(shared(["a"], len, lambda unit: [rank, unit]))
+    result["one unit"] = list(sharding.shared(["a"], len, lambda unit: [rank, unit]))
     (out / f"{rank}.json").write_text(json.dumps(result))
 
 
 def test_two_processes_give_the_result_of_one(tree, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    children = [
-        context.Process(target=worker, args=(rank, port, tree, tmp_path)) for rank in range(2)
-    ]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(240)
-        child.kill()
-    assert [child.exitcode for child in children] == [0, 0]
+    run_two(worker, *free_ports(), tree, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first["figure"] == json.loads(json.dumps(timeless(evaluate(davis(tree), identity))))
     assert second["figure"] is None and second["shown"] == []
@@ -179,7 +166,7 @@ def test_alone_each_result_comes_before_the_next_unit_is_asked_for():
             asked.append(unit)
             yield unit
 
-    for unit, result in shared(units(), len, str.upper):
+    for unit, result in sharding.shared(units(), len, str.upper):
         assert result == unit.upper() and asked[-1] == unit
     assert asked == ["a", "b", "c"]
 
